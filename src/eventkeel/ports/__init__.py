@@ -1,0 +1,1 @@
+"""The seams: what a broker, a database, an observer and a clock have to offer the engine."""

@@ -1,0 +1,410 @@
+"""The seam to a service's database.
+
+Every operation inside a unit of work is written once, as a generator that yields ``Statement`` and
+is sent ``Reply``; a driver of a few lines, asynchronous or synchronous, runs it over any
+connection: ours, or the user's own. What PostgreSQL, SQLite, SQLAlchemy and Django do in each
+method: docs/adr/0003-store-port.md.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+
+import msgspec
+
+from eventkeel.message import Slice
+
+T = TypeVar("T")
+
+Row = tuple[Any, ...]
+
+
+class Kind(enum.Enum):
+    """What a driver has to know of a statement beside its text."""
+
+    RUN = "run"
+    MANY = "many"
+    """``params`` is a list of parameter rows; ``rows`` of the reply are those of all of them."""
+    BEGIN = "begin"
+    """May have to wait for another writer: off the event loop, with jitter."""
+    COMMIT = "commit"
+    """Counts only if the transaction was alive: raises TransactionAborted or CommitUnknown."""
+    ROLLBACK = "rollback"
+    """Never raises; a connection that cannot roll back is discarded."""
+
+
+class Statement(NamedTuple):
+    sql: str
+    params: Sequence[Any] = ()
+    kind: Kind = Kind.RUN
+
+
+class Reply(NamedTuple):
+    rows: list[Row]
+    affected: int
+
+
+Op = Generator[Statement, Reply, T]
+"""An operation: yields statements, receives replies, returns T."""
+
+
+class Connection(Protocol):
+    """Runs statements for a synchronous unit, in the lane's thread."""
+
+    def run(self, statement: Statement) -> Reply: ...
+
+    @property
+    def alive(self) -> bool:
+        """A transaction is open on it."""
+        ...
+
+
+class AsyncConnection(Protocol):
+    """Runs statements for an asynchronous unit, on the event loop."""
+
+    async def run(self, statement: Statement) -> Reply: ...
+
+    @property
+    def alive(self) -> bool: ...
+
+
+# ------------------------------------------------------------------ values
+
+
+class Claim(NamedTuple):
+    """A delivery that a consumer wants to handle."""
+
+    event_id: bytes
+    """16 bytes: the event's UUID."""
+    slice: Slice
+    position: int
+    epoch: int
+    key: bytes | None
+    fingerprint: bytes | None = None
+    """See ``codec.identity``; None: nothing to compare."""
+
+
+class Verdict(enum.Enum):
+    NEW = "new"
+    """Claimed: the inbox row is written (applied), the handler has to run."""
+    DONE = "done"
+    """Known already: applied, parked, dead or skipped. Nothing to do."""
+    WAITING = "waiting"
+    """Its key waits behind a gate: park it. No inbox row was written."""
+    CONFLICT = "conflict"
+    """Same identity, other facts: bury it under its own id. No inbox row was written."""
+
+
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """A message for the outbox, ready for the wire."""
+
+    event_id: bytes
+    topic: str
+    key: bytes
+    headers: bytes
+    """As ``Headers.packed``."""
+    body: bytes
+
+
+class Unsent(msgspec.Struct, frozen=True, gc=False):
+    """An outbox row that waits for the relay."""
+
+    id: int
+    shard: int
+    topic: str
+    key: bytes
+    headers: bytes
+    body: bytes
+
+
+class Held(msgspec.Struct, frozen=True, kw_only=True):
+    """A delivery kept in the store: parked, or dead."""
+
+    event_id: bytes
+    slice: Slice
+    position: int
+    key: bytes | None
+    headers: bytes
+    body: bytes | None
+    time: float
+    type: str
+    fingerprint: bytes | None = None
+    attempts: int = 0
+    reason: str = ""
+    """A short stable word: ``error``, ``unknown-type``, ``not-json``, ``identity-conflict`` …"""
+    error: str = ""
+    """For people; at most 4 KB."""
+    number: int = 0
+    """The store's own number of it (0: not stored yet): what ``dlq show N`` takes."""
+
+
+class GateLease(NamedTuple):
+    """The right to run the head of one waiting key until ``until``."""
+
+    consumer: str
+    topic: str
+    key: bytes
+    epoch: int
+
+
+class Head(msgspec.Struct, frozen=True):
+    """A due head of a waiting key, leased."""
+
+    lease: GateLease
+    held: Held
+    until: float
+
+
+class HeadOutcome(msgspec.Struct, frozen=True):
+    """What happened to a head: ``applied``, ``retry`` (due again), ``dead`` (its key is blocked)."""
+
+    kind: Literal["applied", "retry", "dead"]
+    attempts: int = 0
+    due: float = 0.0
+    reason: str = ""
+    error: str = ""
+
+
+class Gone(enum.Enum):
+    """What ``finish_head`` found."""
+
+    LOST = "lost"
+    """The gate's epoch is another one: roll the unit back."""
+    EMPTY = "empty"
+    """The last one of its key: the gate is deleted."""
+    MORE = "more"
+    """More wait behind it; the gate is still leased by us (applied) or released (retry, dead)."""
+
+
+class Owned(msgspec.Struct, frozen=True):
+    """A slice that was taken: the epoch that fences, and where to go on."""
+
+    slice: Slice
+    epoch: int
+    position: int | None
+    """Next position wanted, or None where this group never had one."""
+    incarnation: str
+    suspect: bool
+    """Its last owner did not release it: it may hold a message that kills its process."""
+
+
+class OwnerRow(msgspec.Struct, frozen=True):
+    slice: Slice
+    owner: str
+    """Empty: nobody."""
+    epoch: int
+    until: float
+    position: int | None = None
+
+
+class LeaseView(msgspec.Struct, frozen=True):
+    """The group as this member sees it after renewing."""
+
+    members: tuple[str, ...]
+    """Alive now, this one included, sorted."""
+    owners: tuple[OwnerRow, ...]
+    lost: tuple[Slice, ...]
+    """Slices that this member believed to own and does not."""
+
+
+class Mark(NamedTuple):
+    """How far a slice is finished."""
+
+    slice: Slice
+    epoch: int
+    position: int
+    incarnation: str
+
+
+class StoreCaps(msgspec.Struct, frozen=True):
+    parallel_units: bool
+    """Several units of one database can be open at once (SQLite: no, one writer)."""
+    relay_shards: int
+
+
+class ConsumerName(NamedTuple):
+    """A consumer as registered: name (``service/handler``) and the topic/type pairs it handles."""
+
+    name: str
+    handles: tuple[str, ...]
+
+
+class Schema(msgspec.Struct, frozen=True):
+    """What a service expects of its database."""
+
+    service: str
+    group: str
+    ddl: tuple[str, ...] = ()
+    """The user's own statements, run at every start: they have to be repeatable."""
+    consumers: tuple[ConsumerName, ...] = ()
+
+
+class Unit(Protocol):
+    """One transaction. Operations are generators; run them with the drivers of ``engine.drive``.
+
+    ``connection`` runs them for an asynchronous unit, ``sync_connection`` for a synchronous one;
+    one of both is used during the life of a unit.
+    """
+
+    @property
+    def native(self) -> Any:
+        """The driver's own connection."""
+        ...
+
+    @property
+    def connection(self) -> AsyncConnection: ...
+
+    @property
+    def sync_connection(self) -> Connection: ...
+
+    def begin(self, *, speculative: bool) -> Op[None]:
+        """Open the transaction; a speculative one gets a short lock timeout."""
+        ...
+
+    def fence(self, group: str, epochs: Mapping[Slice, int]) -> Op[tuple[Slice, ...]]:
+        """The slices that are no longer owned under these epochs; empty means: go on. One statement."""
+        ...
+
+    def claim(self, consumer: str, claims: Sequence[Claim], now: float) -> Op[list[Verdict]]:
+        """Write inbox rows and read gates, duplicates inside the list too; one verdict each.
+
+        A gate of the pseudo-consumer ``*`` (a type nobody knows yet) makes every consumer wait.
+        """
+        ...
+
+    def append(self, records: Sequence[Record], now: float) -> Op[None]:
+        """Write the outbox; order of a key = order of commit."""
+        ...
+
+    def park(self, consumer: str, held: Held, *, due: float, opens: bool, epoch: int, now: float) -> Op[bool]:
+        """Keep a delivery until due, under an inbox row in state parked.
+
+        ``opens``: it failed itself; its gate is made (or, where one exists, it is appended).
+        Not ``opens``: it waits behind a gate, which is locked first; False where that gate is gone:
+        the delivery has to be claimed again, never appended and never skipped.
+        """
+        ...
+
+    def bury(self, consumer: str, held: Held, *, blocks: bool, epoch: int, now: float) -> Op[None]:
+        """Keep a dead letter, under an inbox row in state dead (reason identity-conflict: conflict).
+        ``blocks``: its key waits behind it until redriven or skipped."""
+        ...
+
+    def finish_head(self, lease: GateLease, held: Held, outcome: HeadOutcome, now: float) -> Op[Gone]:
+        """The last statements of a retry: check the gate's epoch, then pop, re-date or kill its head."""
+        ...
+
+    def mark_attempt(self, consumer: str, event_id: bytes, now: float) -> Op[int]:
+        """Count a start of a suspect delivery (which may kill its process); the new count."""
+        ...
+
+    def clear_attempt(self, consumer: str, event_id: bytes) -> Op[None]: ...
+
+    def schedule(self, records: Sequence[Record], due: Sequence[float]) -> Op[None]:
+        """Timers. Refused in this version."""
+        ...
+
+    def commit(self) -> Op[None]:
+        """Raises TransactionAborted where the transaction was dead already, CommitUnknown where
+        the answer was lost. Nothing may be settled before it returned."""
+        ...
+
+    def rollback(self) -> Op[None]: ...
+
+    async def close(self, *, discard: bool = False) -> None:
+        """Give the connection back; ``discard`` throws it away (after a timeout or any doubt)."""
+        ...
+
+
+class Store(Protocol):
+    """A service's database. ``now`` is always passed in."""
+
+    @property
+    def caps(self) -> StoreCaps: ...
+
+    @property
+    def store_id(self) -> str:
+        """A random id made with the database: what binds a group's name to it."""
+        ...
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def migrate(self, want: Schema, *, apply: bool) -> None:
+        """Bring framework and user tables up to date, register service and consumer names.
+
+        Raises ConfigurationError: another service lives here; a consumer vanished while another
+        appeared on the same event (renamed?); ``apply`` is false and something is missing.
+        """
+        ...
+
+    def prepare(self, sql: str, params: Any) -> Statement:
+        """A user's statement: ``:name`` placeholders, parameters from a mapping or an event's
+        attributes, values by the one table of types. Raises StatementRefused."""
+        ...
+
+    async def unit(self) -> Unit:
+        """A unit on a connection of its own; not begun yet."""
+        ...
+
+    async def take(
+        self, group: str, member: str, slices: Sequence[Slice], *, ttl: float, now: float
+    ) -> list[Owned]:
+        """Take slices that are free, expired or already ours; each gets a new epoch. Others are left out."""
+        ...
+
+    async def lease(
+        self, group: str, member: str, held: Mapping[Slice, int], *, ttl: float, now: float
+    ) -> LeaseView:
+        """Say that this member lives, and renew what it holds (epochs unchanged)."""
+        ...
+
+    async def leave(self, group: str, member: str) -> None: ...
+
+    async def progress(
+        self, group: str, marks: Sequence[Mark], *, release: bool, now: float
+    ) -> tuple[Slice, ...]:
+        """Store next positions where the epoch is still ours; never backwards. The slices refused."""
+        ...
+
+    async def unsent(self, shards: Sequence[int], limit: int, skip: Sequence[int] = ()) -> list[Unsent]:
+        """Outbox rows in order, without those whose key is stuck and without the ids in flight."""
+        ...
+
+    async def sent(self, group: str, shard: Slice, epoch: int, ids: Sequence[int]) -> bool:
+        """Remove confirmed rows; False (and nothing removed) where the epoch is no longer ours."""
+        ...
+
+    async def stuck(self, group: str, shard: Slice, epoch: int, id: int, reason: str) -> bool:
+        """The broker will never take this row: it blocks its key, visible with its reason."""
+        ...
+
+    async def due(
+        self, consumers: Sequence[str], member: str, *, limit: int, ttl: float, now: float
+    ) -> list[Head]:
+        """Lease due gates and give their heads; each gets a new gate epoch."""
+        ...
+
+    async def next_due(self, now: float) -> float | None:
+        """When the next head is due (or a gate's lease runs out), or None."""
+        ...
+
+    async def next_head(self, lease: GateLease) -> Held | None:
+        """The head behind the one just applied, while the gate is still leased by us."""
+        ...
+
+    async def journal(self, consumer: str, event_id: bytes, step: str, result: bytes | None) -> bytes | None:
+        """Steps. Refused in this version."""
+        ...
+
+    async def purge(self, *, before: float, limit: int) -> int:
+        """Forget applied and skipped inbox rows older than ``before``; never a parked or dead one."""
+        ...
+
+    def on_commit(self, wake: Any) -> None:
+        """Call ``wake()`` (on the event loop) when this or another process may have appended to
+        the outbox or changed a gate: a hint that shortens a poll, never replaces it."""
+        ...
