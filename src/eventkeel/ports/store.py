@@ -33,6 +33,17 @@ class Kind(enum.Enum):
     """Counts only if the transaction was alive: raises TransactionAborted or CommitUnknown."""
     ROLLBACK = "rollback"
     """Never raises; a connection that cannot roll back is discarded."""
+    PIPELINE = "pipeline"
+    """``params`` is a list of Statements, run strictly in order, without waiting for each where the
+    driver can; ``rows`` of the reply are ``(affected,)`` of each. Raises PipelineFailed."""
+
+
+class PipelineFailed(Exception):
+    """Statement number ``index`` of a pipeline failed, with ``__cause__``; none after it took effect."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(f"statement {index} of the pipeline failed")
+        self.index = index
 
 
 class Statement(NamedTuple):
@@ -274,6 +285,16 @@ class Unit(Protocol):
         """
         ...
 
+    def unclaim(self, consumer: str, event_ids: Sequence[bytes]) -> Op[None]:
+        """Take back claims of this very unit whose handlers did not run (the batch was closed early)."""
+        ...
+
+    def savepoint(self, name: str) -> Op[None]: ...
+
+    def release(self, name: str) -> Op[None]: ...
+
+    def rollback_to(self, name: str) -> Op[None]: ...
+
     def append(self, records: Sequence[Record], now: float) -> Op[None]:
         """Write the outbox; order of a key = order of commit."""
         ...
@@ -284,6 +305,7 @@ class Unit(Protocol):
         ``opens``: it failed itself; its gate is made (or, where one exists, it is appended).
         Not ``opens``: it waits behind a gate, which is locked first; False where that gate is gone:
         the delivery has to be claimed again, never appended and never skipped.
+        Where the inbox knows the event already, nothing is kept (True): a duplicate.
         """
         ...
 
@@ -351,9 +373,10 @@ class Store(Protocol):
         ...
 
     async def take(
-        self, group: str, member: str, slices: Sequence[Slice], *, ttl: float, now: float
+        self, group: str, member: str, slices: Sequence[Slice], *, ttl: float, now: float, force: bool = False
     ) -> list[Owned]:
-        """Take slices that are free, expired or already ours; each gets a new epoch. Others are left out."""
+        """Take slices that are free, expired or already ours; each gets a new epoch. Others are left out.
+        ``force``: take them from whoever has them (the broker assigned them to us)."""
         ...
 
     async def lease(

@@ -125,8 +125,8 @@ Arrival = Assigned | Revoking | Lost | Deliveries | Broken
 
 class SliceLag(msgspec.Struct, frozen=True):
     slice: Slice
-    settled: int
-    """Next position the group has told the broker about (a hint; the store is the judge)."""
+    settled: int | None
+    """Next position the group has told the broker about (a hint; the store is the judge); None: never."""
     end: int
     """Position that the next message will get."""
     oldest: float | None = None
@@ -187,7 +187,8 @@ class Transport(Protocol):
 
     async def publish(self, wave: Sequence[Outgoing], deadline: float) -> Sequence[Outcome]:
         """Send a wave, in order per key; one outcome each; returns when all are decided or
-        ``deadline`` seconds have passed (the rest is Unknown). Never raises for a single message."""
+        ``deadline`` seconds have passed (the rest is Unknown). Never raises for a single message.
+        Behind a message that was not sent, nothing of its (topic, key) is sent in this wave."""
         ...
 
     def subscribe(self, group: str, topics: Sequence[str], budget: Budget) -> Subscription: ...

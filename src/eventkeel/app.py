@@ -1,0 +1,368 @@
+"""The composition root: loads transport and store by URL scheme, wires the engine, runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import importlib.metadata
+import os
+import random
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Literal
+from uuid import UUID
+
+from eventkeel import event as events
+from eventkeel.codec.identity import uuid7
+from eventkeel.config import Config
+from eventkeel.engine.context import Context, Numbers
+from eventkeel.engine.due import Due
+from eventkeel.engine.housekeeping import Housekeeping
+from eventkeel.engine.intake import Intake
+from eventkeel.engine.lanes import Lane
+from eventkeel.engine.lifecycle import Part
+from eventkeel.engine.outside import OpenDoor
+from eventkeel.engine.ownership import Ownership
+from eventkeel.engine.relay import Relay
+from eventkeel.errors import ConfigurationError, GroupTaken, NotYetSupported, PositionError
+from eventkeel.ports.clock import Clock, SystemClock
+from eventkeel.ports.observer import Observer
+from eventkeel.ports.store import ConsumerName, Schema, Store
+from eventkeel.ports.transport import Budget, GroupWant, Subscription, Topology, TopicWant, Transport
+from eventkeel.service import Service
+
+Mode = Literal["worker", "publisher", "relay"]
+"""``worker``: everything. ``publisher``: the store only (a web process beside the workers).
+``relay``: store and relay (a command that publishes)."""
+
+_BUILT_IN = {
+    "eventkeel.transports": {"sqlite": "eventkeel.transports.sqlite:SQLiteTransport"},
+    "eventkeel.stores": {"sqlite": "eventkeel.stores.sqlite:SQLiteStore"},
+}
+_LATER = {"kafka": "Kafka", "amqp": "RabbitMQ", "amqps": "RabbitMQ", "postgresql": "PostgreSQL", "postgres": "PostgreSQL"}
+
+DRAIN = 20.0
+"""Seconds that running deliveries get at shutdown: below the 30 s after which orchestrators kill."""
+
+
+def load_service(reference: str) -> Service:
+    """``module:attribute`` -> Service. Raises ConfigurationError that says what was looked for."""
+    module, _, attribute = reference.partition(":")
+    if not module or not attribute:
+        raise ConfigurationError(f"{reference!r} is not MODULE:ATTRIBUTE, such as shop.payments:service")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        loaded = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name and (module == error.name or module.startswith(error.name + ".")):
+            raise ConfigurationError(
+                f"there is no module {error.name!r} in {os.getcwd()} or on the Python path (for {reference!r})"
+            ) from error
+        raise
+    service = getattr(loaded, attribute, None)
+    if not isinstance(service, Service):
+        found = sorted(name for name, value in vars(loaded).items() if isinstance(value, Service))
+        hint = f"; it has {', '.join(f'{module}:{name}' for name in found)}" if found else ""
+        raise ConfigurationError(f"{module} has no Service called {attribute!r}{hint}")
+    return service
+
+
+def open_transport(url: str, clock: Clock | None = None) -> Transport:
+    """The transport for a broker URL, not opened yet."""
+    factory, rest = _leaf("eventkeel.transports", url, "broker")
+    made: Transport = factory(rest, clock=clock or SystemClock())
+    return made
+
+
+def open_store(url: str, service: str) -> Store:
+    """The store for a database URL, not opened yet."""
+    factory, rest = _leaf("eventkeel.stores", url, "store")
+    made: Store = factory(rest, service)
+    return made
+
+
+def _leaf(group: str, url: str, what: str) -> tuple[Callable[..., Any], str]:
+    scheme, _, rest = url.partition(":")
+    if scheme in _LATER:
+        raise NotYetSupported(f"{what} {scheme}://…: {_LATER[scheme]} comes with a later version; use sqlite:///PATH")
+    target = _BUILT_IN[group].get(scheme)
+    for point in importlib.metadata.entry_points(group=group):
+        if point.name == scheme:
+            return point.load(), _path(rest)
+    if target is None:
+        raise ConfigurationError(f"{what} URL {url!r}: nothing is installed for {scheme!r}; write sqlite:///PATH")
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name), _path(rest)
+
+
+def _path(rest: str) -> str:
+    """``sqlite:a/b`` and ``sqlite:///a/b`` are paths from here, ``sqlite:////a/b`` one from the root."""
+    return rest[3:] if rest.startswith("///") else rest
+
+
+class Runtime:
+    """One service running in this process. ``start``, then ``stop``; both may be called twice."""
+
+    def __init__(
+        self,
+        service: Service,
+        config: Config,
+        *,
+        mode: Mode = "worker",
+        clock: Clock | None = None,
+        dice: Callable[[], float] = random.random,
+        observers: Sequence[Observer] = (),
+    ) -> None:
+        self.service, self.config, self.mode = service, config, mode
+        self.clock = clock or SystemClock()
+        self.store = open_store(config.store_url(service.name), service.name)
+        self.transport = open_transport(config.broker_url, self.clock)
+        self.context = Context(
+            service=service.name,
+            group=service.group,
+            member=f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}",
+            store=self.store,
+            transport=self.transport,
+            routes=service.routes(),
+            clock=self.clock,
+            dice=dice,
+            new_id=self._new_id,
+            observers=observers,
+            numbers=self._numbers(),
+        )
+        self.lanes: list[Lane] = []
+        self.ownership: Ownership | None = None
+        self.relay: Relay | None = None
+        self.due: Due | None = None
+        self.failure: asyncio.Future[None] | None = None
+        self._subscription: Subscription | None = None
+        self._intake: Intake | None = None
+        self._parts: list[Part] = []
+        self._started = False
+
+    def _new_id(self) -> UUID:
+        return uuid7(self.clock.now(), os.urandom)
+
+    def _numbers(self) -> Numbers:
+        config = self.config
+        parallel = self.store.caps.parallel_units
+        return Numbers(
+            batch_size=config.batch_size,
+            lanes=config.lanes or (4 if parallel else 1),
+            lease=config.lease,
+            deadline=self.service.deadline,
+            budget_count=config.budget_count,
+            budget_bytes=config.budget_bytes,
+            retention=config.retention_days * 86400.0,
+            start=config.start,
+        )
+
+    # -- start ---------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open store and broker, declare what is missing, begin. Raises ConfigurationError."""
+        if self._started:
+            return
+        self._started = True
+        self.failure = asyncio.get_running_loop().create_future()
+        await self.store.open()
+        await self.store.migrate(self._schema(), apply=True)
+        self.service.opened(OpenDoor(self.context))
+        if self.mode == "publisher":
+            return
+        await self.transport.open()
+        await self._declare()
+        self._wire()
+        self.store.on_commit(self._wake)
+        if self.mode == "worker" and self.context.routes.consumers:
+            await self._check_start()
+        assert self.ownership is not None
+        await self.ownership.balance()
+        for part in self._parts:
+            part.failure = self.failure
+            part.start()
+
+    def _schema(self) -> Schema:
+        consumers = tuple(
+            ConsumerName(consumer.name, tuple(f"{spec.topic}/{spec.type}" for spec in consumer.specs))
+            for consumer in self.service.consumers
+        )
+        return Schema(self.service.name, self.service.group, self.service.schema, consumers)
+
+    async def _declare(self) -> None:
+        topics = tuple(TopicWant(topic, self.config.partitions) for topic in sorted(events.topics()))
+        groups = ()
+        if self.mode == "worker" and self.context.routes.topics:
+            groups = (GroupWant(self.service.group, self.store.store_id, self.context.routes.topics),)
+        for finding in await self.transport.topology(Topology(topics, groups), apply=True):
+            if finding.kind == "refused":
+                kind = GroupTaken if finding.what.startswith("group") else ConfigurationError
+                raise kind(f"{finding.what}: {finding.detail}")
+
+    async def _check_start(self) -> None:
+        """A group that the broker knows and the store does not: somebody has to say where it stands."""
+        if self.config.start != "none":
+            return
+        view = await self.store.lease(
+            self.service.group, self.context.member, {}, ttl=self.config.lease, now=self.clock.now()
+        )
+        if any(row.slice.topic in self.context.routes.topics for row in view.owners):
+            return
+        known = [lag for lag in await self.transport.lag(self.service.group) if lag.settled]
+        if known:
+            raise PositionError(
+                f"group {self.service.group!r} has settled {known[0].slice} up to {known[0].settled} at the broker, but "
+                f"the store of {self.service.name!r} has never known it. Choose: --start earliest (handle everything "
+                "again; the inbox is empty) or --start group (go on where the group stood)"
+            )
+
+    def _wire(self) -> None:
+        context, numbers = self.context, self.context.numbers
+        consumes = self.mode == "worker" and bool(context.routes.consumers)
+        if consumes:
+            budget = Budget(numbers.budget_count, numbers.budget_bytes)
+            self._subscription = self.transport.subscribe(self.service.group, context.routes.topics, budget)
+        self.ownership = Ownership(context, self._subscription, self.lanes)
+        if consumes:
+            ownership = self.ownership
+            self.lanes += [Lane(context, ownership.settle, ownership.fenced) for _ in range(numbers.lanes)]
+        self.relay = Relay(context, self.ownership, self.config.partitions)
+        self._parts = [*self.lanes, self.ownership, self.relay]
+        if self._subscription is not None:
+            self._intake = Intake(context, self._subscription, self.lanes, self.ownership)
+            self.due = Due(context)
+            self._parts += [self._intake, self.due, Housekeeping(context)]
+
+    def _wake(self) -> None:
+        if self.relay is not None:
+            self.relay.wake()
+        if self.due is not None:
+            self.due.wake()
+
+    # -- stop ----------------------------------------------------------------------------------
+
+    async def stop(self) -> None:
+        """Drain: stop taking, finish the running, flush, settle, send the outbox, release, leave."""
+        if not self._started:
+            return
+        self._started = False
+        self.service.opened(None)
+        if self._intake is not None:
+            await self._intake.stop()
+        if self.due is not None:
+            await self._within(self.due.stop(), self.due)
+        for lane in self.lanes:
+            await self._within(lane.stop(), lane)
+        if self.ownership is not None and self.relay is not None:
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(5):
+                    while await self.relay.wave():
+                        pass
+            for part in reversed(self._parts):
+                await self._within(part.stop(), part)
+            with contextlib.suppress(Exception):
+                await self.ownership.leave()
+        if self._subscription is not None:
+            await self._subscription.close(2.0)
+        if self.mode != "publisher":
+            await self.transport.close(5.0)
+        await self.store.close()
+
+    async def _within(self, stopping: Any, part: Part) -> None:
+        try:
+            async with asyncio.timeout(DRAIN):
+                await stopping
+        except TimeoutError:
+            part.kill()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until ``stop`` is set, or something happens that only an operator can mend (raised)."""
+        await self.start()
+        assert self.failure is not None
+        waiting = asyncio.ensure_future(stop.wait())
+        try:
+            await asyncio.wait({waiting, self.failure}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
+            await self.stop()
+        if self.failure.done():
+            self.failure.result()
+
+
+# ------------------------------------------------------------------ processes
+
+
+def lifespan(service: Service) -> contextlib.AbstractAsyncContextManager[None]:
+    """See ``Service.lifespan``."""
+    return _lifespan(service)
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(service: Service) -> AsyncIterator[None]:
+    runtime = Runtime(service, Config.load(service.settings))
+    await runtime.start()
+    try:
+        yield
+    finally:
+        await runtime.stop()
+
+
+def run_worker(reference: str, config: Config, observers: Sequence[Observer] = ()) -> None:
+    """Run a service's handlers and relay in this process until SIGTERM or SIGINT. Blocks."""
+    service = load_service(reference)
+    _loop(_worker(service, config, observers))
+
+
+async def _worker(service: Service, config: Config, observers: Sequence[Observer]) -> None:
+    await Runtime(service, config, observers=observers).run(_stop_signal())
+
+
+def run_http(reference: str, config: Config, host: str, port: int) -> None:
+    """Serve a service's ASGI application in this process until SIGTERM or SIGINT. Blocks."""
+    service = load_service(reference)
+    if service.http is None:
+        raise ConfigurationError(f"service {service.name!r} has no HTTP application: Service({service.name!r}, http=app)")
+    try:
+        import uvicorn
+    except ImportError as error:
+        raise ConfigurationError("--http needs uvicorn: pip install 'eventkeel[http]'") from error
+    _loop(_serve(service, config, uvicorn.Config(service.http, host=host, port=port, log_level="warning")))
+
+
+async def _serve(service: Service, config: Config, http: Any) -> None:
+    import uvicorn
+
+    runtime = Runtime(service, config, mode="publisher")
+    await runtime.start()
+    try:
+        await uvicorn.Server(http).serve()
+    finally:
+        await runtime.stop()
+
+
+def _stop_signal() -> asyncio.Event:
+    """Set by the first SIGTERM or SIGINT; the second one ends the process at once."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def ask() -> None:
+        if stop.is_set():
+            os._exit(1)
+        stop.set()
+
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, ask)
+    return stop
+
+
+def _loop(main: Any) -> None:
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(main)
+    else:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(main)

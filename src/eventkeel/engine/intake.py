@@ -1,0 +1,129 @@
+"""From the subscription into the lanes: decode once, find the consumers, never run a handler."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import UUID, uuid5
+
+from eventkeel import codec
+from eventkeel.engine.context import Context
+from eventkeel.engine.faults import point
+from eventkeel.engine.lanes import Lane
+from eventkeel.engine.lifecycle import Part
+from eventkeel.engine.ownership import Ownership
+from eventkeel.engine.work import Arrived, Refusal, Share, Work, tell
+from eventkeel.errors import ConfigurationError, MalformedMessage, UnknownType
+from eventkeel.message import Delivery
+from eventkeel.ports.transport import Assigned, Broken, Deliveries, Lost, Revoking, Subscription
+
+PLACE = UUID("8f5d1c7e-52a4-5c0f-9b57-0a5a3c0f6d21")
+"""Namespace of the ids that undecodable messages get from where they lie."""
+
+
+class Intake(Part):
+    """Takes what arrives and puts it into lanes. What is not finished yet is bounded by the
+    subscription's budget: when that is used up, ``next`` waits, and that is the backpressure."""
+
+    name = "intake"
+
+    def __init__(self, context: Context, subscription: Subscription, lanes: list[Lane], ownership: Ownership) -> None:
+        super().__init__(context)
+        self._subscription, self._lanes, self._ownership = subscription, lanes, ownership
+        self._next: asyncio.Task[object] | None = None
+
+    async def stop(self) -> None:
+        """Stop taking. A call of ``next`` under way is cancelled; it has handed nothing over."""
+        self._stopping = True
+        if self._next is not None:
+            self._next.cancel()
+        await super().stop()
+
+    async def run_once(self) -> None:
+        self._next = asyncio.ensure_future(self._subscription.next())
+        try:
+            arrival = await self._next
+        except asyncio.CancelledError:
+            if self._stopping and self._next.cancelled():
+                return
+            raise
+        finally:
+            self._next = None
+        match arrival:
+            case Deliveries():
+                self._deliver(arrival)
+            case Assigned(slices):
+                await self._ownership.assigned(slices, force=True)
+            case Revoking(slices, _):
+                await self._ownership.release(slices)
+            case Lost(slices):
+                await self._ownership.lost(slices)
+            case Broken(reason, fatal):
+                if fatal:
+                    raise ConfigurationError(f"service {self.context.service}: {reason}")
+                raise RuntimeError(reason)
+
+    def _deliver(self, arrival: Deliveries) -> None:
+        share = self._ownership.shares.get(arrival.slice)
+        if share is None or not share.live:
+            return  # taken away meanwhile; its next owner gets them
+        share.incarnation = arrival.incarnation
+        now = self.context.clock.monotonic()
+        for delivery in arrival.items:
+            share.watermark.take(delivery.position)
+            share.running += 1
+            self._route(delivery, share, now)
+        point("intake.taken")
+
+    def _route(self, delivery: Delivery, share: Share, now: float) -> None:
+        topic = delivery.slice.topic
+        try:
+            decoded = codec.decode(delivery)
+        except UnknownType as unknown:
+            if (topic, unknown.type) in self.context.routes.ignored:
+                self._pass_over(delivery, share, now, unknown.type)
+            else:
+                refusal = Refusal("unknown-type", str(unknown), waits=True)
+                self._put_refusal(delivery, share, now, refusal, unknown.type)
+            return
+        except MalformedMessage as malformed:
+            self._put_refusal(delivery, share, now, Refusal(malformed.reason, str(malformed), waits=False), "")
+            return
+        consumers = self.context.routes.of(topic, decoded.type)
+        if not consumers:
+            self._pass_over(delivery, share, now, decoded.type)
+            return
+        arrived = Arrived(delivery, share, len(consumers), now)
+        event_id, key = decoded.id.bytes, decoded.key
+        for observer in self.context.observers:
+            observer.received(tell(delivery, event_id, decoded.type, 1, ""))
+        lane = self._lanes[hash((topic, key)) % len(self._lanes)]
+        for consumer in consumers:
+            lane.put(
+                Work(
+                    arrived,
+                    consumer,
+                    consumer.name,
+                    decoded.event,
+                    event_id,
+                    key if key is not None else event_id,  # without a key it waits for nobody, and nobody for it
+                    decoded.type,
+                    decoded.fingerprint,
+                )
+            )
+
+    def _put_refusal(self, delivery: Delivery, share: Share, now: float, refusal: Refusal, type: str) -> None:
+        place = f"{share.incarnation}/{delivery.slice}/{delivery.position}"
+        event_id = uuid5(PLACE, place).bytes
+        for observer in self.context.observers:
+            observer.received(tell(delivery, event_id, type, 1, ""))
+        key = delivery.key or event_id
+        lane = self._lanes[hash((delivery.slice.topic, key)) % len(self._lanes)]
+        arrived = Arrived(delivery, share, 1, now)
+        lane.put(Work(arrived, None, self.context.undecided, None, event_id, key, type, None, refusal))
+
+    def _pass_over(self, delivery: Delivery, share: Share, now: float, type: str) -> None:
+        """A type that this service has nothing to do with: finished at once."""
+        Arrived(delivery, share, 1, now).finish()
+        self._ownership.passed_over(share)
+        for observer in self.context.observers:
+            observer.done(tell(delivery, PLACE.bytes, type, 1, ""), "ignored", 0.0)

@@ -1,0 +1,222 @@
+"""Who owns which slice: take, fence, lease, balance. The store is the judge.
+
+Broker callbacks and leases are hints that make takeovers quick; what makes them safe is the epoch
+in the store, checked inside every unit of work: a zombie's commit fails, however late it wakes up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+
+from eventkeel.engine.context import RELAY, Context, relay_slices
+from eventkeel.engine.faults import point
+from eventkeel.engine.lanes import Lane
+from eventkeel.engine.lifecycle import Part
+from eventkeel.engine.work import Share
+from eventkeel.errors import PositionError
+from eventkeel.message import Position, Slice
+from eventkeel.policy.assignment import plan
+from eventkeel.ports.store import Mark, Owned, OwnerRow
+from eventkeel.ports.transport import Subscription
+
+
+class Ownership(Part):
+    """Keeps this member's leases, and starts and stops slices as they come and go."""
+
+    name = "ownership"
+
+    def __init__(self, context: Context, subscription: Subscription | None, lanes: list[Lane]) -> None:
+        super().__init__(context)
+        self._subscription, self._lanes = subscription, lanes
+        self.shares: dict[Slice, Share] = {}
+        self.relays: dict[Slice, int] = {}
+        """The outbox shards that this process may send, with their epochs."""
+        self.renewed_at = float("-inf")
+        self._moving = asyncio.Lock()
+        self._settled_at = context.clock.monotonic()
+        self._passed: set[Share] = set()
+        self._slices: tuple[Slice, ...] = ()
+
+    # -- leases --------------------------------------------------------------------------------
+
+    async def run_once(self) -> None:
+        numbers, clock = self.context.numbers, self.context.clock
+        if clock.monotonic() - self.renewed_at >= numbers.lease / 3:
+            await self.balance()
+        if self._passed:
+            passed, self._passed = self._passed, set()
+            await self.settle(passed)
+        await self.flush()
+        await self.pause(min(numbers.lease / 3, numbers.settle_every))
+
+    async def balance(self) -> None:
+        """Renew what is ours, then take or give back until every member has its share."""
+        context, numbers = self.context, self.context.numbers
+        began = context.clock.monotonic()
+        held = {**{slice: share.epoch for slice, share in self.shares.items() if share.live}, **self.relays}
+        view = await context.store.lease(
+            context.group, context.member, held, ttl=numbers.lease, now=context.clock.now()
+        )
+        self.renewed_at = began
+        await self.lost(view.lost)
+        shards = relay_slices(context.store.caps.relay_shards)
+        await self._share_out(shards, view.members, view.owners)
+        if self._subscription is not None and not context.transport.caps.assigns:
+            # Asked again at every turn: a topic may have come into being since.
+            self._slices = tuple(sorted(await context.transport.slices(context.group, context.routes.topics)))
+            await self._share_out(self._slices, view.members, view.owners)
+
+    async def _share_out(
+        self, slices: Sequence[Slice], members: Sequence[str], owners: Sequence[OwnerRow]
+    ) -> None:
+        me, now = self.context.member, self.context.clock.now()
+        taken = {
+            row.slice: row.owner
+            for row in owners
+            if row.owner and row.owner != me and row.until > now and row.owner in members
+        }
+        mine = self.relays.keys() | self.shares.keys()
+        take, release = plan(slices, members, me, mine, taken)
+        if release:
+            await self.release(release)
+        if take:
+            await self.assigned(take, force=False)
+
+    # -- slices come and go --------------------------------------------------------------------
+
+    async def assigned(self, slices: Sequence[Slice], *, force: bool) -> None:
+        """Take the epochs in the store, then let the slices flow."""
+        if self._stopping:
+            return
+        context, numbers = self.context, self.context.numbers
+        async with self._moving:
+            owned = await context.store.take(
+                context.group, context.member, slices, ttl=numbers.lease, now=context.clock.now(), force=force
+            )
+            point("owner.taken")
+            flowing = [one for one in owned if one.slice.topic != RELAY]
+            hints: dict[Slice, int | None] = {}
+            if flowing:
+                hints = {lag.slice: lag.settled for lag in await context.transport.lag(context.group)}
+            for one in owned:
+                if one.slice.topic == RELAY:
+                    self.relays[one.slice] = one.epoch
+                else:
+                    await self._begin(one, hints.get(one.slice))
+                for observer in context.observers:
+                    observer.owned(one.slice, one.epoch, one.suspect)
+
+    async def _begin(self, owned: Owned, hint: int | None) -> None:
+        """Start = min(store, broker): the inbox absorbs what is read again, nothing can be skipped."""
+        assert self._subscription is not None
+        position = owned.position
+        if position is None and hint is not None and self.context.numbers.start == "group":
+            position = hint  # adoption of a group that another system kept; recorded by the first progress
+        elif position is not None and hint is not None:
+            position = min(position, hint)
+        at = None if position is None else Position(position, owned.incarnation)
+        numbers = self.context.numbers
+        suspect = numbers.batch_size * numbers.lanes if owned.suspect else 0
+        share = Share(owned.slice, owned.epoch, owned.incarnation, position or 0, suspect)
+        self.shares[owned.slice] = share
+        try:
+            await self._subscription.begin(owned.slice, at)
+        except PositionError:
+            del self.shares[owned.slice]
+            raise
+
+    async def release(self, slices: Iterable[Slice]) -> None:
+        """Give slices back in good order: nothing new begins, what runs ends, progress is stored."""
+        async with self._moving:
+            marks: list[Mark] = []
+            gone: list[Slice] = []
+            for slice in slices:
+                if slice in self.relays:
+                    marks.append(Mark(slice, self.relays.pop(slice), 0, ""))
+                    continue
+                share = self.shares.pop(slice, None)
+                if share is None:
+                    continue
+                share.live = False
+                gone.append(slice)
+                for lane in self._lanes:
+                    await lane.quiet(share)
+                marks.append(self._mark(share))
+                if share.dirty and self._subscription is not None:
+                    await self._subscription.settle(slice, self._positions(share))
+            if marks:
+                await self.context.store.progress(
+                    self.context.group, marks, release=True, now=self.context.clock.now()
+                )
+            if gone and self._subscription is not None:
+                await self._subscription.release(gone)
+            for slice in gone:
+                for observer in self.context.observers:
+                    observer.released(slice)
+
+    async def lost(self, slices: Iterable[Slice]) -> None:
+        """They belong to somebody else: nothing of them is stored any more."""
+        gone = []
+        for slice in slices:
+            self.relays.pop(slice, None)
+            share = self.shares.pop(slice, None)
+            if share is not None:
+                share.live = False
+                gone.append(slice)
+        if gone and self._subscription is not None:
+            await self._subscription.release(gone)
+
+    def fenced(self, slices: Iterable[Slice]) -> None:
+        """A unit found another epoch: stop these slices at once, tidy up in the next turn."""
+        for slice in slices:
+            share = self.shares.get(slice)
+            if share is not None:
+                share.live = False
+        self.renewed_at = float("-inf")
+        self.wake()
+
+    # -- progress ------------------------------------------------------------------------------
+
+    async def settle(self, shares: Iterable[Share]) -> None:
+        """Tell the broker what is finished. Memory only at the adapter: no wait for its disk."""
+        if self._subscription is None:
+            return
+        for share in shares:
+            if share.live and share.dirty:
+                await self._subscription.settle(share.slice, self._positions(share))
+
+    def passed_over(self, share: Share) -> None:
+        if not self._passed:
+            self.wake()
+        self._passed.add(share)
+
+    async def flush(self, *, force: bool = False) -> None:
+        """Store next positions, at most once per ``settle_every`` seconds."""
+        now = self.context.clock.monotonic()
+        if not force and now - self._settled_at < self.context.numbers.settle_every:
+            return
+        self._settled_at = now
+        shares = [share for share in self.shares.values() if share.live and share.watermark.base > share.stored]
+        if not shares:
+            return
+        marks = [self._mark(share) for share in shares]
+        refused = await self.context.store.progress(
+            self.context.group, marks, release=False, now=self.context.clock.now()
+        )
+        for share, mark in zip(shares, marks, strict=True):
+            share.stored = mark.position
+        if refused:
+            await self.lost(refused)
+        point("progress.flushed")
+
+    def _mark(self, share: Share) -> Mark:
+        return Mark(share.slice, share.epoch, share.watermark.base, share.incarnation)
+
+    def _positions(self, share: Share) -> list[Position]:
+        return share.to_settle(self.context.transport.caps.settle == "prefix")
+
+    async def leave(self) -> None:
+        """Release everything and say goodbye: the others need not wait for the leases to run out."""
+        await self.release([*self.shares, *self.relays])
+        await self.context.store.leave(self.context.group, self.context.member)

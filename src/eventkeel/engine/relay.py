@@ -1,0 +1,108 @@
+"""Sends the outbox: in order per key, never a transaction open during a send, never removed before confirmed.
+
+Never a cursor either: what is unsent is asked for anew each time, so a row that becomes visible
+late is simply found later. A zombie relay does no harm: it never sends the next event of a key
+before the one before it was confirmed, repeats are absorbed by the inboxes, and its removal fails
+at the epoch.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from eventkeel.engine.context import Context
+from eventkeel.engine.faults import point
+from eventkeel.engine.lifecycle import Part
+from eventkeel.engine.ownership import Ownership
+from eventkeel.message import Headers, Outgoing, Slice
+from eventkeel.ports.store import Unsent
+from eventkeel.ports.transport import Outcome, Refused, Sent, Topology, TopicWant
+
+
+class Relay(Part):
+    """One loop over all outbox shards that this process owns."""
+
+    name = "relay"
+
+    def __init__(self, context: Context, ownership: Ownership, partitions: int) -> None:
+        super().__init__(context)
+        self._ownership, self._partitions = ownership, partitions
+        self._troubles = 0
+
+    async def run_once(self) -> None:
+        more = await self.wave()
+        if self._troubles:
+            await self.pause(min(5.0, 0.05 * 2**self._troubles) * (0.5 + self.context.dice()))
+        elif not more:
+            await self.pause(self.context.numbers.poll)
+
+    async def wave(self) -> bool:
+        """Send one wave; True when there may be more to send at once."""
+        shards = dict(self._ownership.relays)
+        if not shards or not self._lease_is_fresh():
+            return False
+        numbers = self.context.numbers
+        rows = await self.context.store.unsent([shard.partition for shard in shards], numbers.relay_wave)
+        if not rows:
+            self._troubles = 0
+            return False
+        full = len(rows) == numbers.relay_wave
+        if not self.context.transport.caps.ordered_pipeline:
+            rows = _one_per_key(rows)
+        point("relay.selected")
+        began = self.context.clock.monotonic()
+        outcomes = await self.context.transport.publish([_outgoing(row) for row in rows], numbers.publish_deadline)
+        point("relay.sent")
+        sent = await self._record(rows, outcomes, shards)
+        if sent:
+            for observer in self.context.observers:
+                observer.relayed(sent, self.context.clock.monotonic() - began)
+        whole = sent == len(rows)
+        self._troubles = 0 if whole else self._troubles + 1
+        return whole and (full or not self.context.transport.caps.ordered_pipeline)
+
+    def _lease_is_fresh(self) -> bool:
+        """Stop sending before anybody else may start: saves duplicates, is not what makes it safe."""
+        age = self.context.clock.monotonic() - self._ownership.renewed_at
+        return age < self.context.numbers.lease * 2 / 3
+
+    async def _record(
+        self, rows: Sequence[Unsent], outcomes: Sequence[Outcome], shards: dict[Slice, int]
+    ) -> int:
+        """Remove what was confirmed, mark what was refused for good; the number confirmed."""
+        by_shard: dict[int, list[int]] = defaultdict(list)
+        missing: set[str] = set()
+        for row, outcome in zip(rows, outcomes, strict=True):
+            if isinstance(outcome, Sent):
+                by_shard[row.shard].append(row.id)
+            elif isinstance(outcome, Refused) and outcome.final:
+                shard = Slice(_shard_topic(shards), row.shard)
+                await self.context.store.stuck(self.context.group, shard, shards[shard], row.id, outcome.reason)
+            elif isinstance(outcome, Refused):
+                missing.add(row.topic)
+        for shard, epoch in shards.items():
+            ids = by_shard.get(shard.partition)
+            if ids and not await self.context.store.sent(self.context.group, shard, epoch, ids):
+                await self._ownership.lost([shard])
+        point("relay.removed")
+        if missing:
+            wants = tuple(TopicWant(topic, self._partitions) for topic in sorted(missing))
+            await self.context.transport.topology(Topology(topics=wants), apply=True)
+        return sum(map(len, by_shard.values()))
+
+
+def _shard_topic(shards: dict[Slice, int]) -> str:
+    return next(iter(shards)).topic
+
+
+def _outgoing(row: Unsent) -> Outgoing:
+    return Outgoing(row.topic, row.key, Headers.from_packed(row.headers), row.body)
+
+
+def _one_per_key(rows: Sequence[Unsent]) -> list[Unsent]:
+    """Where the broker does not keep a session's order: one outstanding event per key."""
+    first: dict[tuple[str, bytes], Unsent] = {}
+    for row in rows:
+        first.setdefault((row.topic, row.key), row)
+    return list(first.values())

@@ -1,0 +1,182 @@
+"""START HERE: the life of a delivery, in one transaction.
+
+    begin -> fence -> claim -> handlers -> append -> commit          (then, outside: settle)
+
+One delivery per transaction is the truth; several share one only speculatively: any failure rolls
+the whole back, and its parts run again (policy/blame.py). This file decides and does no I/O: it
+yields statements and calls, which drive.py carries out, asynchronously or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from eventkeel.drive import Invoke, Program
+from eventkeel.engine.faults import point
+from eventkeel.engine.work import Work, conflict_id
+from eventkeel.errors import Fenced, TransactionAborted
+from eventkeel.handling import QueuedWriteFailed, Scope, SyncTransaction, Transaction
+from eventkeel.message import Slice
+from eventkeel.ports.observer import Ending
+from eventkeel.ports.store import Unit, Verdict
+from eventkeel.routing import Consumer
+
+
+class UnitFailed(Exception):
+    """The unit was rolled back. ``index``: the delivery to blame, or None where it cannot be known."""
+
+    def __init__(self, index: int | None, cause: BaseException) -> None:
+        super().__init__(str(cause))
+        self.index, self.cause = index, cause
+
+
+class FencedOff(Fenced):
+    """These slices belong to another process; the unit was rolled back."""
+
+    def __init__(self, slices: tuple[Slice, ...]) -> None:
+        super().__init__(", ".join(map(str, slices)))
+        self.slices = slices
+
+
+class Budget(NamedTuple):
+    """Seconds after which a unit takes no further delivery, and the clock to tell."""
+
+    seconds: float
+    clock: Callable[[], float]
+
+
+def unit_of_work(
+    unit: Unit, scope: Scope, works: Sequence[Work], consumer: Consumer, group: str, budget: Budget
+) -> Program[list[Ending | None]]:
+    """Handle ``works`` of one consumer in one transaction; what became of each.
+
+    None: not this time, hand it in again (the gate it waited behind is gone, or the batch was
+    closed early because it took too long). Raises UnitFailed, FencedOff, CommitUnknown.
+    """
+    point("unit.before_begin")
+    yield from unit.begin(speculative=len(works) > 1)
+    index: int | None = None
+    try:
+        point("unit.begun")
+        if lost := (yield from unit.fence(group, {work.share.slice: work.share.epoch for work in works})):
+            raise FencedOff(lost)
+        verdicts = yield from unit.claim(consumer.name, [work.claim() for work in works], scope.now)
+        point("unit.claimed")
+        if consumer.batch:
+            endings = yield from _handle_together(unit, scope, works, verdicts, consumer)
+        else:
+            endings = [None] * len(works)
+            again: set[bytes | None] = set()
+            closes = budget.clock() + budget.seconds
+            for index, (work, verdict) in enumerate(zip(works, verdicts, strict=True)):
+                if verdict is Verdict.NEW:
+                    yield from call_handler(unit, scope, work, consumer, index)
+                    endings[index] = "applied"
+                    if index + 1 < len(works) and budget.clock() > closes:
+                        rest = range(index + 1, len(works))
+                        yield from unit.unclaim(
+                            consumer.name, [works[i].event_id for i in rest if verdicts[i] is Verdict.NEW]
+                        )
+                        break
+                elif work.key not in again:  # what follows on a key must not pass what is handed in again
+                    endings[index] = yield from _set_aside(unit, work, verdict, scope.now)
+                    if endings[index] is None:
+                        again.add(work.key)
+            if works[0].marked:
+                yield from unit.clear_attempt(consumer.name, works[0].event_id)
+            index = None
+        point("unit.handled")
+        yield from scope.flush()
+        yield from unit.append(scope.records, scope.now)
+        point("unit.before_commit")
+        yield from unit.commit()
+    except QueuedWriteFailed as failed:
+        yield from unit.rollback()
+        raise UnitFailed(failed.index, failed.cause) from failed.cause
+    except Exception as error:
+        yield from unit.rollback()
+        if isinstance(error, Fenced):
+            raise
+        raise UnitFailed(index, error) from error
+    except BaseException:
+        yield from unit.rollback()
+        raise
+    finally:
+        scope.close()
+    point("unit.committed")
+    return endings
+
+
+def call_handler(unit: Unit, scope: Scope, work: Work, consumer: Consumer, index: int) -> Program[None]:
+    """Run user code for one delivery. A handler of lists is given a list of one here."""
+    tx = SyncTransaction(scope, index) if consumer.sync else Transaction(scope, index)
+    if consumer.plain:
+        yield Invoke(consumer.call, (work.event, tx))
+    else:
+        told = work.told() if consumer.wants_delivery else None
+        one = consumer.batch
+        arguments = consumer.arguments([work.event] if one else work.event, tx, [told] if one else told)
+        yield Invoke(_by_name, (consumer, arguments))
+    _check_alive(unit, scope, consumer)
+
+
+def _by_name(consumer: Consumer, arguments: dict[str, object]) -> object:
+    return consumer.call(**arguments)
+
+
+def _handle_together(
+    unit: Unit, scope: Scope, works: Sequence[Work], verdicts: Sequence[Verdict], consumer: Consumer
+) -> Program[list[Ending | None]]:
+    """A handler of list[Event] gets the claimed ones, in order, once. Any failure in it is blame unknown."""
+    endings: list[Ending | None] = []
+    for work, verdict in zip(works, verdicts, strict=True):
+        if verdict is Verdict.NEW:
+            endings.append("applied")
+        else:
+            endings.append((yield from _set_aside(unit, work, verdict, scope.now)))
+    fresh = [work for work, verdict in zip(works, verdicts, strict=True) if verdict is Verdict.NEW]
+    if fresh:
+        tx = SyncTransaction(scope, 0) if consumer.sync else Transaction(scope, 0)
+        told = [work.told() for work in fresh] if consumer.wants_delivery else []
+        arguments = consumer.arguments([work.event for work in fresh], tx, told)
+        try:
+            yield Invoke(_by_name, (consumer, arguments))
+            _check_alive(unit, scope, consumer)
+            yield from scope.flush()
+        except QueuedWriteFailed as failed:
+            raise UnitFailed(None if len(works) > 1 else 0, failed.cause) from failed.cause
+    return endings
+
+
+def _set_aside(unit: Unit, work: Work, verdict: Verdict, now: float) -> Program[Ending | None]:
+    """Everything but a fresh claim: a duplicate, a key that waits, an identity with other facts."""
+    if verdict is Verdict.DONE:
+        return "duplicate"
+    if verdict is Verdict.WAITING:
+        kept = yield from unit.park(work.name, work.held(), due=0.0, opens=False, epoch=work.share.epoch, now=now)
+        return "parked" if kept else None
+    assert work.fingerprint is not None
+    held = work.held(
+        event_id=conflict_id(work.event_id, work.fingerprint),
+        reason="identity-conflict",
+        error="an event with this identity and other facts was taken before; this one was not applied",
+    )
+    yield from unit.bury(work.name, held, blocks=False, epoch=work.share.epoch, now=now)
+    return "conflict"
+
+
+def _check_alive(unit: Unit, scope: Scope, consumer: Consumer) -> None:
+    """A handler that swallowed an SQL error must not commit what is left of its work."""
+    if scope.broken is not None:
+        broken, scope.broken = scope.broken, None
+        raise TransactionAborted(
+            f"{consumer.name} caught an SQL error outside a savepoint and went on; nothing of this unit was "
+            f"applied. Put the statement into 'with tx.savepoint():' and catch around it. The error was: {broken}"
+        ) from broken
+    alive = unit.sync_connection.alive if consumer.sync else unit.connection.alive
+    if not alive:
+        raise TransactionAborted(
+            f"the database ended the transaction while {consumer.name} ran (disk full, or a statement with "
+            "'or rollback'); nothing of this unit was applied"
+        )
