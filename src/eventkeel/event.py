@@ -74,6 +74,13 @@ class _Said(msgspec.Struct, frozen=True):
         )
 
 
+_specs: dict[type[Any], EventSpec] = {}
+_bases: dict[type[Any], _Said] = {}
+_topics: dict[str, dict[str, EventSpec]] = {}
+_read: dict[str, Mapping[str, EventSpec]] = {}
+_NOTHING: Mapping[str, EventSpec] = MappingProxyType({})
+
+
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class _EventMeta(msgspec.StructMeta):
     """Takes Eventkeel's keywords out of the class statement and declares the class."""
@@ -203,12 +210,6 @@ def topics() -> tuple[str, ...]:
 
 
 # ------------------------------------------------------------------ the registry
-
-_specs: dict[type[Any], EventSpec] = {}
-_bases: dict[type[Any], _Said] = {}
-_topics: dict[str, dict[str, EventSpec]] = {}
-_read: dict[str, Mapping[str, EventSpec]] = {}
-_NOTHING: Mapping[str, EventSpec] = MappingProxyType({})
 
 
 def _declare(cls: type[Any], said: _Said, fields: tuple[str, ...]) -> None:

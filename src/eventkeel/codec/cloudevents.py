@@ -1,0 +1,256 @@
+"""CloudEvents 1.0 on the wire: attributes as headers beside the body (binary mode), or around it (structured).
+
+Written: lower-case ``ce_`` names and ``content-type``, each once, none empty. Read: names in any case, with
+the prefixes of every binding that is in use, and both modes. Text that is not UTF-8 becomes U+FFFD, as it
+does in the SDKs; it never raises.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import time
+from collections.abc import Callable
+from functools import lru_cache
+
+import msgspec
+
+from eventkeel.codec import limits
+from eventkeel.errors import LimitExceeded, MalformedMessage
+from eventkeel.message import Headers
+
+JSON = "application/json"
+
+_PREFIXES = ("ce_", "ce-", "cloudevents_", "cloudevents:")
+_ATTRIBUTES = frozenset({"specversion", "id", "source", "type", "datacontenttype", "dataversion", "correlationid"})
+_CORE = ("specversion", "id", "source", "type")
+_SPECVERSIONS = ("1.", "0.3")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_PROTOBUF = re.compile(r"application/(x-|vnd\.google\.)?protobuf|.*\+proto(buf)?")
+
+
+class Envelope(msgspec.Struct, frozen=True, gc=False):
+    """What was around the body. ``type`` None: there was no envelope, the message is plain."""
+
+    body: bytes
+    media: str = JSON
+    """Media type of the body, lower case, without parameters."""
+    type: str | None = None
+    id: str = ""
+    source: str = ""
+    version: int = 1
+    """Of the event, as its producer declared it."""
+    correlation: str | None = None
+
+
+# ------------------------------------------------------------------ reading
+
+
+def read(headers: Headers, body: bytes) -> Envelope:
+    """Take a message's envelope off, in either mode.
+
+    Raises MalformedMessage: ``not-a-cloudevent`` (an attribute is missing or senseless),
+    ``unsupported-content-type``, ``protobuf-not-supported``; LimitExceeded: headers, id or type too long.
+    """
+    found: dict[str, bytes] = {}
+    pairs = headers.pairs
+    if len(pairs) > limits.MAX_HEADERS:
+        limits.check_headers(pairs, len(pairs))
+    for name, value in pairs:
+        if len(name) + len(value) > limits.MAX_HEADER:
+            limits.check_headers(pairs, len(pairs))
+        attribute = _attribute(name)
+        if attribute is not None:
+            found[attribute] = value
+    content_type = found.get("content-type", b"")
+    if content_type[:23].lower() == b"application/cloudevents":
+        return _structured(content_type, body)
+    if "type" in found or "id" in found or "source" in found or "specversion" in found:
+        return _binary(found, content_type, body)
+    return Envelope(body, _media(content_type))
+
+
+@lru_cache(maxsize=1024)
+def _attribute(name: str) -> str | None:
+    """The attribute that a header carries, or None for one that is not read here."""
+    lower = name.lower()
+    if lower in ("content-type", "content_type"):
+        return "content-type"
+    for prefix in _PREFIXES:
+        if lower.startswith(prefix):
+            attribute = lower[len(prefix) :]
+            return attribute if attribute in _ATTRIBUTES else None
+    return None
+
+
+def _binary(found: dict[str, bytes], content_type: bytes, body: bytes) -> Envelope:
+    version, correlation = found.get("dataversion"), found.get("correlationid")
+    type, id, source = found.get("type"), found.get("id"), found.get("source")
+    if not (type and id and source):
+        missing = [name for name in ("id", "source", "type") if not found.get(name)]
+        raise MalformedMessage("not-a-cloudevent", f"has ce_ headers, but no ce_{' and no ce_'.join(missing)}")
+    return _checked(
+        body=body,
+        media=_media(content_type or found.get("datacontenttype", b"")),
+        type=type.decode("utf-8", "replace"),
+        id=id.decode("utf-8", "replace"),
+        source=source.decode("utf-8", "replace"),
+        specversion=found.get("specversion", b"1.0").decode("utf-8", "replace"),
+        version=None if version is None else version.decode("utf-8", "replace"),
+        correlation=None if correlation is None else correlation.decode("utf-8", "replace"),
+    )
+
+
+def _checked(
+    *,
+    body: bytes,
+    media: str,
+    type: str,
+    id: str,
+    source: str,
+    specversion: str,
+    version: str | int | None,
+    correlation: str | None,
+) -> Envelope:
+    if not specversion.startswith(_SPECVERSIONS):
+        raise MalformedMessage("not-a-cloudevent", f"specversion {specversion[:40]!r}; this reads 1.0")
+    if len(id) > limits.MAX_ID:
+        raise LimitExceeded("id-too-long", f"an id of {len(id)} characters; at most {limits.MAX_ID}")
+    if len(type) > limits.MAX_TYPE:
+        raise LimitExceeded("type-too-long", f"a type of {len(type)} characters; at most {limits.MAX_TYPE}")
+    if _CONTROL.search(type) or _CONTROL.search(id):
+        raise MalformedMessage("not-a-cloudevent", "its id or type has control characters")
+    if version is None:
+        number = 1
+    else:
+        text = str(version)
+        if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) > 0):
+            raise MalformedMessage("not-a-cloudevent", f"dataversion {text[:40]!r} is no whole number from 1 on")
+        number = int(text)
+    return Envelope(body, media, type, id, source, number, correlation)
+
+
+@lru_cache(maxsize=256)
+def _media(content_type: bytes) -> str:
+    """The media type, checked: JSON, or refused by name. Missing means JSON."""
+    media = content_type.decode("utf-8", "replace").partition(";")[0].strip().lower()
+    if media in ("", JSON, "text/json"):
+        return JSON
+    if media.endswith("+json"):
+        return media
+    if _PROTOBUF.fullmatch(media):
+        raise MalformedMessage("protobuf-not-supported", f"content type {media[:100]!r}; this version reads JSON")
+    raise MalformedMessage("unsupported-content-type", f"content type {media[:100]!r}; this version reads JSON")
+
+
+class _Structured(msgspec.Struct):
+    """A CloudEvent in structured mode; an attribute that is null counts as absent."""
+
+    id: str | None = None
+    source: str | None = None
+    type: str | None = None
+    specversion: str | None = None
+    datacontenttype: str | None = None
+    dataversion: int | str | None = None
+    correlationid: str | None = None
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    data_base64: str | None = None
+
+
+_read_structured = msgspec.json.Decoder(_Structured).decode
+
+
+def _structured(content_type: bytes, body: bytes) -> Envelope:
+    media = content_type.decode("utf-8", "replace").partition(";")[0].strip().lower()
+    if media != "application/cloudevents+json":
+        raise MalformedMessage(
+            "unsupported-content-type", f"content type {media[:100]!r}; one event in JSON is read, no batch"
+        )
+    limits.check_body(body)
+    outer = _read_structured(body)
+    if not (outer.id and outer.source and outer.type and outer.specversion):
+        missing = [name for name in _CORE if not getattr(outer, name)]
+        raise MalformedMessage("not-a-cloudevent", f"a structured CloudEvent without {' and '.join(missing)}")
+    return _checked(
+        body=_data(outer),
+        media=_media((outer.datacontenttype or "").encode("utf-8", "replace")),
+        type=outer.type,
+        id=outer.id,
+        source=outer.source,
+        specversion=outer.specversion,
+        version=outer.dataversion,
+        correlation=outer.correlationid,
+    )
+
+
+def _data(outer: _Structured) -> bytes:
+    if outer.data_base64 is not None:
+        if outer.data is not msgspec.UNSET:
+            raise MalformedMessage("not-a-cloudevent", "has both data and data_base64")
+        try:
+            return base64.b64decode(outer.data_base64, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise MalformedMessage("not-a-cloudevent", f"data_base64: {error}") from error
+    return b"" if outer.data is msgspec.UNSET else bytes(outer.data)
+
+
+# ------------------------------------------------------------------ writing
+
+
+def _fragment(value: str | bytes) -> bytes:
+    return msgspec.msgpack.encode(value)
+
+
+def _pair(name: str) -> bytes:
+    """The start of one packed header: an array of two, and the name."""
+    return b"\x92" + _fragment(name)
+
+
+_ID, _TIME, _SUBJECT = _pair("ce_id") + b"\xc4\x24", _pair("ce_time") + b"\xc4\x1b", _pair("ce_subject")
+_CORRELATION, _CAUSATION = _pair("ce_correlationid"), _pair("ce_causationid")
+_COUNTS = tuple(bytes([0x90 | count]) for count in range(16))
+_SHORT = tuple(b"\xc4" + bytes([length]) for length in range(256))
+
+
+def _text(value: bytes) -> bytes:
+    return (_SHORT[len(value)] if len(value) < 256 else b"\xc5" + len(value).to_bytes(2, "big")) + value
+
+
+def writer(type: str, version: int, source: str) -> Callable[[bytes, float, bytes, str | None, str | None], bytes]:
+    """Makes the function (id, now, key, correlation, causation) -> ``Headers.packed``.
+
+    ``id`` is 16 bytes. What is the same for each event of a type and source is packed once, here.
+    """
+    constant = [("content-type", JSON), ("ce_specversion", "1.0"), ("ce_type", type), ("ce_source", source)]
+    if version != 1:
+        constant.append(("ce_dataversion", str(version)))
+    start = b"".join(_pair(name) + _fragment(value.encode()) for name, value in constant)
+    count = len(constant) + 3
+
+    def write(id: bytes, now: float, key: bytes, correlation: str | None, causation: str | None) -> bytes:
+        hex = id.hex()
+        canonical = f"{hex[:8]}-{hex[8:12]}-{hex[12:16]}-{hex[16:20]}-{hex[20:]}".encode()
+        parts = [b"", start, _ID, canonical, _TIME, _timestamp(now), _SUBJECT, _text(key)]
+        total = count
+        if correlation:
+            total += 1
+            parts.append(_CORRELATION + _text(correlation.encode("utf-8", "replace")))
+        if causation:
+            total += 1
+            parts.append(_CAUSATION + _text(causation.encode("utf-8", "replace")))
+        parts[0] = _COUNTS[total]
+        return b"".join(parts)
+
+    return write
+
+
+def _timestamp(now: float) -> bytes:
+    """RFC 3339 in UTC, upper case, six digits: what every SDK reads."""
+    second, micros = divmod(int(now * 1_000_000), 1_000_000)
+    return b"%b.%06dZ" % (_second(second), micros)
+
+
+@lru_cache(maxsize=64)
+def _second(second: int) -> bytes:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)).encode()

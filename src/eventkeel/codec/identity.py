@@ -1,0 +1,103 @@
+"""Event ids: a new one for each publish, or the same one for the same fact.
+
+* no identity: UUIDv7, made at publish; clock and dice are handed in;
+* ``identity=field``: UUIDv5 of topic, type and the field's value, so that two publishes are one event,
+  also where a program that knows nothing of Eventkeel made one of them;
+* a foreign CloudEvent: its id where that is a UUID, else UUIDv5 of its source and id;
+* ``identity="position"``: UUIDv5 of the place where the message lies.
+"""
+
+from __future__ import annotations
+
+import datetime
+import enum
+import os
+import re
+from collections.abc import Callable
+from hashlib import sha1
+from typing import Any
+from uuid import UUID
+
+from eventkeel.message import Delivery
+
+__all__ = ["foreign_id", "identity_hash", "plain_text", "position_id", "uuid7"]
+
+_FACT = UUID("5f0c63c2-8e1f-5b0a-9d1c-6a1c2d6c7a10").bytes
+_FOREIGN = UUID("5f0c63c2-8e1f-5b0a-9d1c-6a1c2d6c7a11").bytes
+_PLACE = UUID("5f0c63c2-8e1f-5b0a-9d1c-6a1c2d6c7a12").bytes
+_CANONICAL = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+
+def uuid7(now: float, random: Callable[[int], bytes] = os.urandom) -> UUID:
+    """A UUIDv7 (RFC 9562): ``now`` in Unix seconds to the microsecond, the rest from ``random``.
+
+    Ids of one process sort by time; nothing relies on it.
+    """
+    milliseconds, micros = divmod(int(now * 1_000_000), 1000)
+    # 12 bits below the millisecond: method 3 of RFC 9562, section 6.2.
+    head = (milliseconds & 0xFFFFFFFFFFFF) << 16 | 0x7000 | micros * 4096 // 1000
+    tail = int.from_bytes(random(8), "big") & 0x3FFFFFFFFFFFFFFF | 0x8000000000000000
+    return UUID(int=head << 64 | tail)
+
+
+def plain_text(value: Any) -> str:
+    """The one spelling of a key or identity: text, whole numbers, UUIDs, enums, dates and aware times.
+
+    Raises TypeError for values that have several (floats, decimals, naive times) or none.
+    """
+    kind = type(value)
+    if kind is str:
+        return value  # type: ignore[no-any-return]
+    if isinstance(value, enum.Enum):
+        return plain_text(value.value)
+    if kind is int or kind is UUID:
+        return str(value)
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, datetime.datetime):
+        if value.tzinfo is None:
+            raise TypeError("a time without zone")
+        return value.astimezone(datetime.UTC).isoformat()
+    if kind is datetime.date:
+        return str(value)
+    raise TypeError("nothing" if value is None else f"a {kind.__name__}")
+
+
+def identity_hash(topic: str, type: str) -> Callable[[str], bytes]:
+    """Makes the function that gives the 16 bytes of a fact's id from its identity's text."""
+    start = sha1(_FACT + f"{topic}\n{type}\n".encode(), usedforsecurity=False)
+
+    def of(value: str) -> bytes:
+        digest = start.copy()
+        digest.update(value.encode("utf-8"))
+        return _version5(digest.digest())
+
+    return of
+
+
+def foreign_id(source: str, id: str) -> UUID:
+    """The id of a CloudEvent: CloudEvents says that source and id together are unique."""
+    if _CANONICAL.fullmatch(id):
+        return UUID(id)
+    return UUID(bytes=_uuid5(_FOREIGN, f"{source}\n{id}".encode("utf-8", "surrogatepass")))
+
+
+def position_id(delivery: Delivery, type: str) -> UUID:
+    """The id of a message that has none: where it lies, and when the broker took it.
+
+    The time tells a topic apart from one that was deleted and made again under its name.
+    """
+    at = delivery.slice
+    place = f"{at.topic}\n{type}\n{at.partition}\n{at.generation}\n{delivery.position}\n{delivery.time!r}"
+    return UUID(bytes=_uuid5(_PLACE, place.encode()))
+
+
+def _uuid5(namespace: bytes, name: bytes) -> bytes:
+    return _version5(sha1(namespace + name, usedforsecurity=False).digest())
+
+
+def _version5(digest: bytes) -> bytes:
+    number = int.from_bytes(digest[:16], "big")
+    number = number & ~(0xF000 << 64) | 0x5000 << 64
+    number = number & ~(0xC000 << 48) | 0x8000 << 48
+    return number.to_bytes(16, "big")
