@@ -13,7 +13,6 @@ decimal context, which would round; strings by code points; the order of names d
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping
 from decimal import Decimal
 from functools import lru_cache
@@ -26,7 +25,7 @@ MAX_MEMBERS = 256
 every delivery, and an inbox row stays below 3 KB."""
 
 _PREFIX = 5
-_PAIR = struct.Struct(">II")
+_HASH = 4
 _EXPONENT_DIGITS = 18
 
 
@@ -42,9 +41,8 @@ def compute(members: Mapping[str, Any], *, version: int, content_type: str) -> b
     Values are what JSON has (dict, list, str, bool, None, int, ``Number``), or Decimal and float.
     Raises TypeError for anything else, and RecursionError for what no depth limit has stopped.
     """
-    pairs = [(_name(name), _hash(_canonical(value))) for name, value in members.items()]
-    pairs.sort()
-    return _head(version, content_type) + b"".join([_PAIR.pack(*pair) for pair in pairs[:MAX_MEMBERS]])
+    pairs = sorted([_name(name) + _hash(_canonical(value)) for name, value in members.items()])
+    return _head(version, content_type) + b"".join(pairs[:MAX_MEMBERS])
 
 
 def conflicts(a: bytes, b: bytes) -> bool:
@@ -55,23 +53,25 @@ def conflicts(a: bytes, b: bytes) -> bool:
     return any(known.get(name, value) != value for name, value in _pairs(b).items())
 
 
-def _pairs(fingerprint: bytes) -> dict[int, int]:
-    body = fingerprint[_PREFIX:]
-    return dict(_PAIR.iter_unpack(body[: len(body) - len(body) % _PAIR.size]))
+def _pairs(fingerprint: bytes) -> dict[bytes, bytes]:
+    return {
+        fingerprint[at : at + _HASH]: fingerprint[at + _HASH : at + 2 * _HASH]
+        for at in range(_PREFIX, len(fingerprint), 2 * _HASH)
+    }
 
 
-def _hash(value: bytes) -> int:
-    return int.from_bytes(blake2b(value, digest_size=4).digest(), "big")
+def _hash(value: bytes) -> bytes:
+    return blake2b(value, digest_size=_HASH).digest()
 
 
 @lru_cache(maxsize=1024)
-def _name(name: str) -> int:
+def _name(name: str) -> bytes:
     return _hash(name.encode("utf-8", "surrogatepass"))
 
 
 @lru_cache(maxsize=256)
 def _head(version: int, content_type: str) -> bytes:
-    return bytes([VERSION]) + _hash(f"{version}\n{content_type}".encode()).to_bytes(4, "big")
+    return bytes([VERSION]) + _hash(f"{version}\n{content_type}".encode())
 
 
 def _canonical(value: Any) -> bytes:

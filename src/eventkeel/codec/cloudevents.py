@@ -11,7 +11,7 @@ import base64
 import binascii
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import msgspec
@@ -23,9 +23,11 @@ from eventkeel.message import Headers
 JSON = "application/json"
 
 _PREFIXES = ("ce_", "ce-", "cloudevents_", "cloudevents:")
-_ATTRIBUTES = frozenset({"specversion", "id", "source", "type", "datacontenttype", "dataversion", "correlationid"})
 _CORE = ("specversion", "id", "source", "type")
-_SPECVERSIONS = ("1.", "0.3")
+_READ = frozenset(f"ce_{name}" for name in (*_CORE, "datacontenttype", "dataversion", "correlationid"))
+_OURS = _READ | {"content-type", "ce_time", "ce_subject", "ce_causationid"}
+_SHORT_VALUE = limits.MAX_HEADER - 32
+_SPECVERSIONS = (b"1.", b"0.3")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _PROTOBUF = re.compile(r"application/(x-|vnd\.google\.)?protobuf|.*\+proto(buf)?")
 
@@ -53,82 +55,91 @@ def read(headers: Headers, body: bytes) -> Envelope:
     Raises MalformedMessage: ``not-a-cloudevent`` (an attribute is missing or senseless),
     ``unsupported-content-type``, ``protobuf-not-supported``; LimitExceeded: headers, id or type too long.
     """
-    found: dict[str, bytes] = {}
     pairs = headers.pairs
-    if len(pairs) > limits.MAX_HEADERS:
-        limits.check_headers(pairs, len(pairs))
-    for name, value in pairs:
-        if len(name) + len(value) > limits.MAX_HEADER:
-            limits.check_headers(pairs, len(pairs))
-        attribute = _attribute(name)
-        if attribute is not None:
-            found[attribute] = value
+    found = dict(pairs)
+    if (
+        not _OURS.issuperset(found)
+        or len(found) != len(pairs)
+        or max(map(len, found.values()), default=0) > _SHORT_VALUE
+    ):
+        found = _sorted_out(pairs)
     content_type = found.get("content-type", b"")
     if content_type[:23].lower() == b"application/cloudevents":
         return _structured(content_type, body)
-    if "type" in found or "id" in found or "source" in found or "specversion" in found:
+    if "ce_type" in found or "ce_id" in found or "ce_source" in found or "ce_specversion" in found:
         return _binary(found, content_type, body)
     return Envelope(body, _media(content_type))
 
 
+def _sorted_out(pairs: Sequence[tuple[str, bytes]]) -> dict[str, bytes]:
+    """The headers that are read here, under the names that are written here; of two, the last counts."""
+    limits.check_headers(pairs, len(pairs))
+    found: dict[str, bytes] = {}
+    for name, value in pairs:
+        attribute = _attribute(name)
+        if attribute is not None:
+            found[attribute] = value
+    return found
+
+
 @lru_cache(maxsize=1024)
 def _attribute(name: str) -> str | None:
-    """The attribute that a header carries, or None for one that is not read here."""
+    """The name under which a header is read, or None for one that is not read here."""
     lower = name.lower()
     if lower in ("content-type", "content_type"):
         return "content-type"
     for prefix in _PREFIXES:
         if lower.startswith(prefix):
-            attribute = lower[len(prefix) :]
-            return attribute if attribute in _ATTRIBUTES else None
+            attribute = "ce_" + lower[len(prefix) :]
+            return attribute if attribute in _READ else None
     return None
 
 
 def _binary(found: dict[str, bytes], content_type: bytes, body: bytes) -> Envelope:
-    version, correlation = found.get("dataversion"), found.get("correlationid")
-    type, id, source = found.get("type"), found.get("id"), found.get("source")
+    type, id, source = found.get("ce_type"), found.get("ce_id"), found.get("ce_source")
     if not (type and id and source):
-        missing = [name for name in ("id", "source", "type") if not found.get(name)]
-        raise MalformedMessage("not-a-cloudevent", f"has ce_ headers, but no ce_{' and no ce_'.join(missing)}")
-    return _checked(
-        body=body,
-        media=_media(content_type or found.get("datacontenttype", b"")),
-        type=type.decode("utf-8", "replace"),
-        id=id.decode("utf-8", "replace"),
-        source=source.decode("utf-8", "replace"),
-        specversion=found.get("specversion", b"1.0").decode("utf-8", "replace"),
-        version=None if version is None else version.decode("utf-8", "replace"),
-        correlation=None if correlation is None else correlation.decode("utf-8", "replace"),
+        missing = [name for name in ("ce_id", "ce_source", "ce_type") if not found.get(name)]
+        raise MalformedMessage("not-a-cloudevent", f"has ce_ headers, but no {' and no '.join(missing)}")
+    version, correlation = found.get("ce_dataversion"), found.get("ce_correlationid")
+    _check_specversion(found.get("ce_specversion", b"1.0"))
+    return Envelope(
+        body,
+        _media(content_type or found.get("ce_datacontenttype", b"")),
+        _type(type.decode("utf-8", "replace")),
+        _id(id.decode("utf-8", "replace")),
+        source.decode("utf-8", "replace"),
+        1 if version is None else _version(version.decode("utf-8", "replace")),
+        None if correlation is None else correlation.decode("utf-8", "replace"),
     )
 
 
-def _checked(
-    *,
-    body: bytes,
-    media: str,
-    type: str,
-    id: str,
-    source: str,
-    specversion: str,
-    version: str | int | None,
-    correlation: str | None,
-) -> Envelope:
-    if not specversion.startswith(_SPECVERSIONS):
-        raise MalformedMessage("not-a-cloudevent", f"specversion {specversion[:40]!r}; this reads 1.0")
-    if len(id) > limits.MAX_ID:
-        raise LimitExceeded("id-too-long", f"an id of {len(id)} characters; at most {limits.MAX_ID}")
-    if len(type) > limits.MAX_TYPE:
-        raise LimitExceeded("type-too-long", f"a type of {len(type)} characters; at most {limits.MAX_TYPE}")
-    if _CONTROL.search(type) or _CONTROL.search(id):
-        raise MalformedMessage("not-a-cloudevent", "its id or type has control characters")
-    if version is None:
-        number = 1
-    else:
-        text = str(version)
-        if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) > 0):
-            raise MalformedMessage("not-a-cloudevent", f"dataversion {text[:40]!r} is no whole number from 1 on")
-        number = int(text)
-    return Envelope(body, media, type, id, source, number, correlation)
+@lru_cache(maxsize=64)
+def _check_specversion(text: bytes) -> None:
+    if not text.startswith(_SPECVERSIONS):
+        found = text[:40].decode("utf-8", "replace")
+        raise MalformedMessage("not-a-cloudevent", f"specversion {found!r}; this reads 1.0")
+
+
+def _type(text: str) -> str:
+    if len(text) > limits.MAX_TYPE:
+        raise LimitExceeded("type-too-long", f"a type of {len(text)} characters; at most {limits.MAX_TYPE}")
+    if not text.isprintable() and _CONTROL.search(text):
+        raise MalformedMessage("not-a-cloudevent", f"its type has control characters: {text!r}")
+    return text
+
+
+def _id(text: str) -> str:
+    if len(text) > limits.MAX_ID:
+        raise LimitExceeded("id-too-long", f"an id of {len(text)} characters; at most {limits.MAX_ID}")
+    if not text.isprintable() and _CONTROL.search(text):
+        raise MalformedMessage("not-a-cloudevent", f"its id has control characters: {text!r}")
+    return text
+
+
+def _version(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) > 0):
+        raise MalformedMessage("not-a-cloudevent", f"dataversion {text[:40]!r} is no whole number from 1 on")
+    return int(text)
 
 
 @lru_cache(maxsize=256)
@@ -172,15 +183,15 @@ def _structured(content_type: bytes, body: bytes) -> Envelope:
     if not (outer.id and outer.source and outer.type and outer.specversion):
         missing = [name for name in _CORE if not getattr(outer, name)]
         raise MalformedMessage("not-a-cloudevent", f"a structured CloudEvent without {' and '.join(missing)}")
-    return _checked(
-        body=_data(outer),
-        media=_media((outer.datacontenttype or "").encode("utf-8", "replace")),
-        type=outer.type,
-        id=outer.id,
-        source=outer.source,
-        specversion=outer.specversion,
-        version=outer.dataversion,
-        correlation=outer.correlationid,
+    _check_specversion(outer.specversion.encode("utf-8", "replace"))
+    return Envelope(
+        _data(outer),
+        _media((outer.datacontenttype or "").encode("utf-8", "replace")),
+        _type(outer.type),
+        _id(outer.id),
+        outer.source,
+        1 if outer.dataversion is None else _version(str(outer.dataversion)),
+        outer.correlationid,
     )
 
 

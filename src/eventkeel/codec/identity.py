@@ -97,7 +97,7 @@ def _uuid5(namespace: bytes, name: bytes) -> bytes:
 
 
 def _version5(digest: bytes) -> bytes:
-    number = int.from_bytes(digest[:16], "big")
-    number = number & ~(0xF000 << 64) | 0x5000 << 64
-    number = number & ~(0xC000 << 48) | 0x8000 << 48
-    return number.to_bytes(16, "big")
+    made = bytearray(digest[:16])
+    made[6] = made[6] & 0x0F | 0x50
+    made[8] = made[8] & 0x3F | 0x80
+    return bytes(made)

@@ -1,6 +1,6 @@
 """Limits, checked before anything is parsed: what is refused here never reached a parser.
 
-Depth and number of members are bounded by counting bytes first: an ordinary message costs three
+Depth and number of members are bounded by counting bytes first: an ordinary message costs two
 ``bytes.count``; only one with more brackets or colons than the limit has its strings cut out and is
 looked at closely.
 """
@@ -50,8 +50,9 @@ def check_body(body: bytes) -> None:
     """Raises LimitExceeded for a body over 1 MB, nested deeper than 64, or with more than 10,000 members."""
     if len(body) > MAX_BODY:
         raise LimitExceeded("too-large", f"a body of {len(body)} bytes; at most {MAX_BODY}")
-    brackets = body.count(b"{") + body.count(b"[")
-    if brackets > MAX_DEPTH or body.count(b":") > MAX_FIELDS:
+    if len(body) <= MAX_DEPTH:
+        return
+    if body.count(b"{") + body.count(b"[") > MAX_DEPTH or (len(body) > MAX_FIELDS and body.count(b":") > MAX_FIELDS):
         _check_closely(body)
 
 
