@@ -1,0 +1,140 @@
+"""The reference job and how it is measured: one event in, one business row, one event out, each once.
+
+Shared by the twin and by the Eventkeel side, and on purpose without Eventkeel: events, the files'
+checks by plain SQL, CPU time, medians.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from uuid import uuid4
+
+import apsw
+import msgspec
+
+TOPIC_IN, TOPIC_OUT = "order_events", "payment_events"
+GROUP = "payment-service-group"
+PARTITIONS = 8
+
+
+class Input(msgspec.Struct, frozen=True):
+    """One message as it lies on the broker before the clock starts."""
+
+    key: bytes
+    headers: list[tuple[str, bytes]]
+    body: bytes
+
+
+def orders(count: int) -> list[Input]:
+    """``count`` orders, each of its own key (the dearest case: nothing is shared between them)."""
+    made = []
+    for number in range(count):
+        key = f"o-{number:07d}"
+        body = f'{{"order_id":"{key}","user_id":"u-{number % 5000}","amount":{1 + number % 400}.{number % 100:02d}}}'
+        made.append(Input(key.encode(), _headers(key), body.encode()))
+    return made
+
+
+def _headers(key: str) -> list[tuple[str, bytes]]:
+    return [
+        ("content-type", b"application/json"),
+        ("ce_specversion", b"1.0"),
+        ("ce_type", b"OrderCreated"),
+        ("ce_source", b"/orders"),
+        ("ce_id", str(uuid4()).encode()),
+        ("ce_time", b"2026-11-24T00:00:00.000000Z"),
+        ("ce_subject", key.encode()),
+    ]
+
+
+class Run(msgspec.Struct, frozen=True):
+    """What one run did."""
+
+    messages: int
+    seconds: float
+    cpu: float
+    """CPU seconds of the process, user and system, over the same span."""
+
+    @property
+    def rate(self) -> float:
+        return self.messages / self.seconds
+
+    @property
+    def cpu_us(self) -> float:
+        return self.cpu / self.messages * 1e6
+
+
+class Figure(msgspec.Struct, frozen=True):
+    """Several runs of one variant."""
+
+    name: str
+    rate: float
+    slowest: float
+    fastest: float
+    cpu_us: float
+    runs: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name:<28} {self.rate:>9,.0f} /s   ({self.slowest:,.0f} to {self.fastest:,.0f}, "
+            f"{self.runs} runs)   {self.cpu_us:6.1f} µs CPU each"
+        )
+
+
+def figure(name: str, runs: Sequence[Run]) -> Figure:
+    """Median, slowest and fastest."""
+    rates = [run.rate for run in runs]
+    return Figure(
+        name=name,
+        rate=statistics.median(rates),
+        slowest=min(rates),
+        fastest=max(rates),
+        cpu_us=statistics.median(run.cpu_us for run in runs),
+        runs=len(runs),
+    )
+
+
+class Stopwatch:
+    """Wall-clock and CPU time since it was made."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def stop(self, messages: int) -> Run:
+        return Run(messages, time.perf_counter() - self._wall, time.process_time() - self._cpu)
+
+
+@contextlib.contextmanager
+def folder() -> Iterator[Path]:
+    """A folder for one run's files, on a real disk where there is a choice, removed afterwards."""
+    made = tempfile.mkdtemp(prefix="eventkeel-benchmark-", dir=os.environ.get("EVENTKEEL_BENCHMARK_DIR"))
+    try:
+        yield Path(made)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def ask(path: Path, sql: str, *parameters: object) -> int:
+    """One number from a file, read-only."""
+    connection = apsw.Connection(f"file:{path}?mode=ro", flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+    try:
+        row = connection.execute(sql, parameters).fetchone()  # type: ignore[arg-type]
+        assert row is not None
+        return int(row[0])
+    finally:
+        connection.close()
+
+
+def machine_speed() -> float:
+    """Milliseconds of a fixed loop: tells whether a shared machine was slow while a benchmark ran."""
+    began, total = time.perf_counter(), 0
+    for number in range(1_000_000):
+        total += number & 7
+    return (time.perf_counter() - began) * 1000
