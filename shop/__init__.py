@@ -1,0 +1,1 @@
+"""An order system on Eventkeel. It uses the framework's public door only, like any other user."""

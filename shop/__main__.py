@@ -1,0 +1,127 @@
+"""The shop as a command: see ``--help``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sqlite3
+import sys
+import tempfile
+from pathlib import Path
+
+from shop.batch import INCONCLUSIVE, Outcome, Wish, run
+from shop.running import CannotRun, Place
+
+USAGE = """\
+examples:
+  scripts/shop                              run the shop, watch orders move, Ctrl-C for the verdict
+  scripts/shop --orders 1000                place 1,000 orders, wait until quiet, print the ledger
+  scripts/shop --orders 1000 --duplicates 0.1 --kills 20 --seed 7 --json
+
+exit codes: 0 the ledger balances; 1 it does not; 2 the run proved nothing, or could not start
+"""
+
+
+def _probability(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a probability between 0 and 1")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return value
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="scripts/shop",
+        description="An order system on Eventkeel: orders and payments, each order paid once.",
+        epilog=USAGE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--orders", type=_count, metavar="N", help="place N orders, wait, count, and end")
+    parser.add_argument("--seed", type=int, default=0, help="of what is random: amounts, kills, duplicates (0)")
+    parser.add_argument(
+        "--duplicates", type=_probability, default=0.0, metavar="P", help="deliver an order's message again, 0 to 1"
+    )
+    parser.add_argument("--kills", type=_count, default=0, metavar="K", help="kill service processes K times")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of the files (.data; with --orders a new one)")
+    parser.add_argument("--broker", default="", metavar="URL", help="default sqlite:///DIR/broker.sqlite3")
+    parser.add_argument("--store", default="", metavar="URL", help="default sqlite:///DIR/{service}.sqlite3")
+    parser.add_argument("--port", type=int, default=8000, help="of the orders API, if it is free (8000)")
+    parser.add_argument("--json", action="store_true", help="the last line is one JSON object")
+    arguments = parser.parse_args(argv)
+    if arguments.orders is None and (arguments.kills or arguments.duplicates):
+        parser.error("--kills and --duplicates go with --orders N")
+    return arguments
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command. Returns its exit code."""
+    arguments = _arguments(argv)
+    try:
+        if arguments.orders is not None:
+            return _batch(arguments)
+        from shop.live import run_live
+
+        place = Place(arguments.data or Path(".data"), arguments.broker, arguments.store)
+        return run_live(place, arguments.port, json_line=arguments.json)
+    except CannotRun as error:
+        print(f"shop: {error}", file=sys.stderr)
+        return INCONCLUSIVE
+
+
+def _batch(arguments: argparse.Namespace) -> int:
+    wish = Wish(arguments.orders, arguments.seed, arguments.duplicates, arguments.kills)
+    data = arguments.data or Path(tempfile.mkdtemp(prefix="eventkeel-shop-"))
+    place = Place(data, arguments.broker, arguments.store)
+    known = _known_orders(place)
+    if known:
+        print(
+            f"shop: {data} holds {known:,} orders of an earlier run, and would be counted with them; "
+            "choose another --data",
+            file=sys.stderr,
+        )
+        return INCONCLUSIVE
+    outcome = run(wish, place, tell=lambda line: print(line, file=sys.stderr, flush=True))
+    _report(outcome, arguments.json)
+    if arguments.data is None and outcome.code == 0:
+        shutil.rmtree(data, ignore_errors=True)
+    else:
+        print(f"the files are in {data}", file=sys.stderr)
+    return outcome.code
+
+
+def _known_orders(place: Place) -> int:
+    orders = place.store("orders")
+    if not orders.exists():
+        return 0
+    connection = sqlite3.connect(f"file:{orders.resolve()}?mode=ro", uri=True)
+    try:
+        return int(connection.execute("select count(*) from orders").fetchone()[0])
+    except sqlite3.Error:
+        return 0
+    finally:
+        connection.close()
+
+
+def _report(outcome: Outcome, as_json: bool) -> None:
+    for problem in outcome.problems:
+        print(f"problem: {problem}", file=sys.stderr)
+    if outcome.inconclusive:
+        print(f"inconclusive: {outcome.inconclusive}", file=sys.stderr)
+    print(
+        f"{outcome.ledger.line()}\nkills {outcome.kills} ({outcome.kills_in_unit} inside a unit of work), "
+        f"duplicates delivered {outcome.duplicates}, {outcome.seconds:.1f} s, seed {outcome.seed}"
+    )
+    if as_json:
+        print(json.dumps(outcome.json()), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

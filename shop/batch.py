@@ -1,0 +1,178 @@
+"""``scripts/shop --orders N``: place N orders, disturb them as asked, wait until quiet, count."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from eventkeel.testing.fleet import Fleet, wait_for_port
+from eventkeel.testing.nemesis import Nemesis, Tally, plan
+from shop import ledger
+from shop.foreign import Foreigner
+from shop.placing import Api, Crowd, Order, made_up
+from shop.quiet import wait_until_quiet
+from shop.running import HOST, SERVICES, CannotRun, Place, Running, choose_port
+
+BALANCED, UNBALANCED, INCONCLUSIVE = 0, 1, 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Wish:
+    """What the command line asked for."""
+
+    orders: int
+    seed: int = 0
+    duplicates: float = 0.0
+    """Probability that an order's message is delivered once more."""
+    kills: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What the run has shown."""
+
+    ledger: ledger.Ledger
+    kills: int
+    kills_in_unit: int
+    duplicates: int
+    seconds: float
+    seed: int
+    inconclusive: str = ""
+    problems: tuple[str, ...] = ()
+
+    @property
+    def code(self) -> int:
+        if not self.ledger.balanced or self.problems:
+            return UNBALANCED
+        return INCONCLUSIVE if self.inconclusive else BALANCED
+
+    def json(self) -> dict[str, Any]:
+        """The object of ``--json``."""
+        counts = dataclasses.asdict(self.ledger)
+        return {
+            **counts,
+            "kills": self.kills,
+            "kills_in_unit": self.kills_in_unit,
+            "duplicates": self.duplicates,
+            "seconds": round(self.seconds, 3),
+            "seed": self.seed,
+            "amounts_equal": self.ledger.amounts_equal,
+            "balanced": self.ledger.balanced and not self.problems,
+            "inconclusive": self.inconclusive or None,
+            "problems": list(self.problems),
+        }
+
+
+def run(wish: Wish, place: Place, tell: Callable[[str], None]) -> Outcome:
+    """Do it. Raises CannotRun where the services do not start."""
+    port = choose_port(0)
+    rng = random.Random(wish.seed)
+    orders = list(made_up(wish.orders, rng))
+    twins = _choose_twins(orders, wish.duplicates, rng)
+    before = _duplicates_so_far(place)
+    with _services(place, port, wish) as fleet:
+        tell(f"orders API at http://{HOST}:{port}/orders; placing {wish.orders:,} orders (seed {wish.seed})")
+        began = time.monotonic()
+        crowd, foreigner = _crowd(port, orders, twins, place, held=bool(wish.kills))
+        crowd.start()
+        tally = _disturb(fleet, wish, crowd, rng, tell)
+        crowd.join()
+        foreigner.close()
+        tell("all orders placed; waiting until nothing moves any more")
+        quiet = wait_until_quiet(place.broker, place.stores, done=lambda: _complete(place, wish.orders))
+        seconds = time.monotonic() - began
+        problems = [*crowd.failures[:5], *(fleet.unable() if fleet else [])]
+        if not quiet:
+            problems.append("something still waits: see 'eventkeel lag' and 'eventkeel dlq list'")
+    return Outcome(
+        ledger.read(*place.stores),
+        tally.kills,
+        tally.kills_in_unit,
+        delivered := ledger.duplicates(place.broker) - before,
+        seconds,
+        wish.seed,
+        _inconclusive(wish, tally, delivered, len(twins)),
+        tuple(problems),
+    )
+
+
+def _choose_twins(orders: list[Order], probability: float, rng: random.Random) -> set[str]:
+    twins = {order.order_id for order in orders if rng.random() < probability}
+    if probability > 0 and not twins and orders:
+        twins = {rng.choice(orders).order_id}
+    return twins
+
+
+def _duplicates_so_far(place: Place) -> int:
+    return ledger.duplicates(place.broker) if place.broker.exists() else 0
+
+
+@contextlib.contextmanager
+def _services(place: Place, port: int, wish: Wish) -> Iterator[Fleet | None]:
+    """With kills: processes that can be hurt, kept by a fleet. Without: just as a user runs them."""
+    if not wish.kills:
+        running = Running(place, port, workers=2)
+        running.start()
+        try:
+            yield None
+        finally:
+            running.stop()
+        return
+    fleet = Fleet(place.data / "faults", settings={**place.settings(), "lease": "1"})
+    for service in SERVICES:
+        fleet.add(service, workers=2)
+    fleet.add(SERVICES[0], http=f"{HOST}:{port}")
+    with fleet:
+        if not wait_for_port(HOST, port, 30):
+            raise CannotRun(f"the services did not start: {'; '.join(fleet.unable()) or fleet.folder}")
+        yield fleet
+
+
+def _crowd(port: int, orders: list[Order], twins: set[str], place: Place, *, held: bool) -> tuple[Crowd, Foreigner]:
+    foreigner = Foreigner(place.broker)
+    one_at_a_time = threading.Lock()
+
+    def job(order: Order) -> Callable[[Api], None]:
+        def place_it(api: Api) -> None:
+            api.post("/orders", order.body())
+            if order.order_id in twins:
+                with one_at_a_time:
+                    foreigner.append("order_events", order.order_id, order.body())
+
+        return place_it
+
+    return Crowd(HOST, port, [job(order) for order in orders], held=held), foreigner
+
+
+def _disturb(fleet: Fleet | None, wish: Wish, crowd: Crowd, rng: random.Random, tell: Callable[[str], None]) -> Tally:
+    if fleet is None:
+        return Tally()
+    nemesis = Nemesis(
+        fleet.folder,
+        plan(rng, kills=wish.kills, stops=0, stops_in_unit=0),
+        rng,
+        stop_seconds=2.5,
+        feed=lambda share: crowd.allow(max(1, int(share * wish.orders))),
+        tell=tell,
+    )
+    return nemesis.run()
+
+
+def _complete(place: Place, orders: int) -> bool:
+    now = ledger.read(*place.stores)
+    return now.orders >= orders and now.lost == 0 and now.untold == 0
+
+
+def _inconclusive(wish: Wish, tally: Tally, duplicates: int, planned: int) -> str:
+    if tally.kills < wish.kills:
+        return f"only {tally.kills} of {wish.kills} planned kills bit"
+    if wish.kills >= 5 and not tally.kills_in_unit:
+        return "no kill hit an open unit of work"
+    if duplicates < planned:
+        return f"only {duplicates} of {planned} planned duplicates were delivered"
+    return ""

@@ -1,0 +1,182 @@
+"""``scripts/shop`` without options: a first order, then orders that move, until Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import sqlite3
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict
+from types import FrameType
+from typing import Any
+
+from shop import ledger
+from shop.foreign import Foreigner
+from shop.placing import Api, NoAnswer, Order
+from shop.quiet import wait_until_quiet
+from shop.running import HOST, CannotRun, Place, Running, choose_port
+
+FIRST = Order("ORD12345", "USR001", 9999)
+PACE = 0.7
+"""Seconds between two demo orders."""
+ROWS = 12
+
+LATEST = """
+    select order_id, user_id, amount, status from orders order by rowid desc limit ?"""
+
+
+def run_live(place: Place, wanted_port: int, *, json_line: bool = False) -> int:
+    """Blocks until Ctrl-C (or SIGTERM). 0: the ledger balances; 1: it does not."""
+    port = choose_port(wanted_port)
+    say(f"starting orders and payments; their files are in {place.data}")
+    running = Running(place, port)
+    running.start()
+    stop = _stop_signal()
+    foreigner = Foreigner(place.broker)
+    api = Api(HOST, port)
+    try:
+        say(f"orders API at http://{HOST}:{port}/orders (POST an order, GET /orders/ORDER_ID); log in {running.log}")
+        _first_order(api, foreigner, place, stop)
+        _watch(api, foreigner, place, running, stop)
+        say("\nstopping: letting the last orders finish")
+        _await_quiet(place, 15)
+    finally:
+        foreigner.close()
+        api.close()
+        running.stop()
+    verdict = ledger.read(*place.stores)
+    say(verdict.line())
+    if json_line:
+        print(json.dumps({**asdict(verdict), "balanced": verdict.balanced}), flush=True)
+    return 0 if verdict.balanced else 1
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _stop_signal() -> threading.Event:
+    stop = threading.Event()
+
+    def ask(signum: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            sys.exit(1)
+        stop.set()
+
+    signal.signal(signal.SIGINT, ask)
+    signal.signal(signal.SIGTERM, ask)
+    return stop
+
+
+def _first_order(api: Api, foreigner: Foreigner, place: Place, stop: threading.Event) -> None:
+    """Placed once over HTTP; its message is put into the broker twice more, as a retry would."""
+    api.post("/orders", FIRST.body())
+    for _ in range(2):
+        foreigner.append("order_events", FIRST.order_id, FIRST.body())
+    delivered = paid = 0
+    deadline = time.monotonic() + 30
+    while not stop.is_set():
+        if time.monotonic() > deadline:
+            raise CannotRun(f"{FIRST.order_id} was delivered {delivered} times and paid {paid} times after 30 s")
+        delivered = _count(place, "broker", "select count(*) from messages where topic = 'order_events' and key = ?")
+        paid = _count(place, "payments", "select count(*) from payments where order_id = ?")
+        if delivered >= 3 and paid and _await_quiet(place, 0.5):
+            break
+        time.sleep(0.05)
+    paid = _count(place, "payments", "select count(*) from payments where order_id = ?")
+    times = {1: "once", 2: "TWICE"}.get(paid, f"{paid} TIMES")
+    say(f"order {FIRST.order_id} of {FIRST.user_id} over 99.99: delivered {delivered} times, paid {times}")
+
+
+def _count(place: Place, where: str, sql: str) -> int:
+    path = place.broker if where == "broker" else place.stores[1]
+    with _reading(path) as connection:
+        return int(connection.execute(sql, (FIRST.order_id,)).fetchone()[0])
+
+
+@contextmanager
+def _reading(path: Any) -> Iterator[sqlite3.Connection]:
+    connection = sqlite3.connect(f"file:{path.resolve()}?mode=ro", uri=True)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def _await_quiet(place: Place, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+
+    def enough() -> bool:
+        now = ledger.read(*place.stores)
+        return now.lost == 0 and now.untold == 0
+
+    return wait_until_quiet(
+        place.broker, place.stores, done=lambda: enough() or time.monotonic() > deadline, stalled_after=seconds
+    )
+
+
+def _watch(api: Api, foreigner: Foreigner, place: Place, running: Running, stop: threading.Event) -> None:
+    """A trickle of orders, every tenth delivered twice, and a table (or, without a terminal, lines)."""
+    dice = random.Random()
+    placed = 0
+    with _screen() as show:
+        while not stop.wait(PACE):
+            if not running.alive:
+                raise CannotRun(f"the services have ended; see {running.log}")
+            order = Order(f"ORD-{uuid.uuid4().hex[:8]}", f"USR{dice.randint(1, 200):03}", dice.randint(100, 30_000))
+            try:
+                api.post("/orders", order.body())
+            except NoAnswer as error:
+                say(f"no answer: {error}")
+                continue
+            placed += 1
+            if placed % 10 == 0:
+                foreigner.append("order_events", order.order_id, order.body())
+            with _reading(place.stores[0]) as connection:
+                rows = connection.execute(LATEST, (ROWS,)).fetchall()
+            show(rows, ledger.read(*place.stores))
+
+
+Show = Callable[[list[Any], ledger.Ledger], None]
+
+
+def _screen() -> AbstractContextManager[Show]:
+    if sys.stdout.isatty():
+        try:
+            return _table()
+        except ImportError:
+            pass
+    return nullcontext(_line)
+
+
+def _line(rows: list[Any], now: ledger.Ledger) -> None:
+    order_id, user_id, amount, status = rows[0]
+    say(f"{order_id}  {user_id}  {amount:>10.2f}  {status:<6}  | {_summary(now)}")
+
+
+def _summary(now: ledger.Ledger) -> str:
+    return f"{now.orders:,} orders, {now.paid:,} paid, {now.twice} paid twice"
+
+
+@contextmanager
+def _table() -> Iterator[Show]:
+    from rich.live import Live
+    from rich.table import Table
+
+    def draw(rows: list[Any], now: ledger.Ledger) -> Table:
+        table = Table(caption=f"{_summary(now)}\nCtrl-C stops and gives the verdict")
+        for name, justify in (("order", "left"), ("user", "left"), ("amount", "right"), ("status", "left")):
+            table.add_column(name, justify="right" if justify == "right" else "left")
+        for order_id, user_id, amount, status in rows:
+            colour = "green" if status == "paid" else "yellow"
+            table.add_row(order_id, user_id, f"{amount:.2f}", f"[{colour}]{status}[/]")
+        return table
+
+    with Live(auto_refresh=False) as live:
+        yield lambda rows, now: live.update(draw(rows, now), refresh=True)

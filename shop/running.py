@@ -1,0 +1,117 @@
+"""The shop's services as processes: one supervisor (``eventkeel run``) with its children."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+SERVICES = ("shop.orders:service", "shop.payments:service")
+HOST = "127.0.0.1"
+
+
+class CannotRun(Exception):
+    """The services did not come up; the message holds what they said."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where the shop keeps its files."""
+
+    data: Path
+    broker_url: str = ""
+    store_url: str = ""
+
+    @property
+    def broker(self) -> Path:
+        return _path(self.broker_url) if self.broker_url else self.data / "broker.sqlite3"
+
+    def store(self, service: str) -> Path:
+        if self.store_url:
+            return _path(self.store_url.replace("{service}", service))
+        return self.data / f"{service}.sqlite3"
+
+    @property
+    def stores(self) -> tuple[Path, Path]:
+        return self.store("orders"), self.store("payment-service")
+
+    def settings(self) -> dict[str, str]:
+        """As the options of ``eventkeel run`` are called."""
+        settings = {"data": str(self.data), "broker": self.broker_url, "store": self.store_url}
+        return {name: value for name, value in settings.items() if value}
+
+
+def _path(url: str) -> Path:
+    """The file of a ``sqlite:`` URL; raises CannotRun for any other, which the ledger cannot open yet."""
+    scheme, _, rest = url.partition(":")
+    if scheme != "sqlite" or not rest:
+        raise CannotRun(f"{url}: this shop runs on SQLite so far; write sqlite:///PATH")
+    return Path(rest[3:] if rest.startswith("///") else rest)
+
+
+class Running:
+    """``eventkeel run`` with the shop's services. Its output goes to ``DATA/shop.log``."""
+
+    def __init__(self, place: Place, port: int, *, workers: int = 1) -> None:
+        self.log = place.data / "shop.log"
+        self._port = port
+        options = [part for name, value in place.settings().items() for part in (f"--{name}", value)]
+        self._command = [sys.executable, "-m", "eventkeel", "run", *SERVICES, "--workers", str(workers)]
+        self._command += ["--http", f"{HOST}:{port}", *options]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, patience: float = 30.0) -> None:
+        """Returns when the API answers. Raises CannotRun."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            # A session of its own: Ctrl-C is ours to answer, first by a verdict.
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, start_new_session=True)
+        deadline = time.monotonic() + patience
+        while not listens(self._port):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                raise CannotRun(f"the services did not start; their log {self.log} ends with:\n{self._tail()}")
+            time.sleep(0.05)
+
+    def _tail(self) -> str:
+        return "\n".join(self.log.read_text("utf-8", "replace").splitlines()[-8:])
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def stop(self) -> None:
+        """Let everything drain, then end. Twice is once."""
+        if self._process is None:
+            return
+        process, self._process = self._process, None
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex((HOST, port)) == 0
+
+
+def choose_port(wanted: int) -> int:
+    """``wanted`` if nobody has it, else any free one."""
+    for port in (wanted, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise CannotRun("no free port on 127.0.0.1")

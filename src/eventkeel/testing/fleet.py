@@ -1,0 +1,141 @@
+"""Keeps the processes of a test running: what dies is started again at once, as a supervisor would."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+
+@dataclasses.dataclass
+class _Seat:
+    """A process that shall run, and the one that runs now."""
+
+    command: list[str]
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+    starts: int = 0
+    quick_deaths: int = 0
+
+
+class Fleet:
+    """Processes of ``eventkeel.testing.worker``. ``with Fleet(…) as fleet:`` stops them at the end.
+
+    ``folder`` gets the control files, ``faults.jsonl`` and the processes' output (``*.log``).
+    """
+
+    def __init__(self, folder: Path, *, settings: dict[str, str], mutant: str = "") -> None:
+        self.folder, self._mutant = folder, mutant
+        self._settings = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+        self._seats: list[_Seat] = []
+        self._stopping = threading.Event()
+        self._keeper = threading.Thread(target=self._keep, daemon=True)
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def add(self, service: str, *, workers: int = 1, http: str = "") -> None:
+        """``workers`` processes that handle, or (``http``: HOST:PORT) one that serves its application."""
+        command = [sys.executable, "-m", "eventkeel.testing.worker", service, "--faults", str(self.folder)]
+        command += self._settings
+        if self._mutant:
+            command += ["--mutant", self._mutant]
+        if http:
+            self._seats.append(_Seat([*command, "--http", http], self._log(service, "http")))
+            return
+        for number in range(1, workers + 1):
+            self._seats.append(_Seat(command, self._log(service, str(number))))
+
+    def _log(self, service: str, number: str) -> Path:
+        return self.folder / f"{service.replace(':', '.')}-{number}.log"
+
+    def start(self) -> None:
+        for seat in self._seats:
+            self._spawn(seat)
+        self._keeper.start()
+
+    def stop(self, patience: float = 30.0) -> list[str]:
+        """Let every process drain (SIGTERM), kill what does not; returns who had to be killed or failed."""
+        self._stopping.set()
+        if self._keeper.is_alive():
+            self._keeper.join()
+        bad: list[str] = []
+        running = [seat for seat in self._seats if seat.process is not None]
+        for seat in running:
+            assert seat.process is not None
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(seat.process.pid, signal.SIGCONT)
+                seat.process.terminate()
+        deadline = time.monotonic() + patience
+        for seat in running:
+            assert seat.process is not None
+            try:
+                code = seat.process.wait(max(0.1, deadline - time.monotonic()))
+                if code not in (0, -signal.SIGTERM):
+                    bad.append(f"{seat.log.stem} ended with {code}")
+            except subprocess.TimeoutExpired:
+                seat.process.kill()
+                seat.process.wait()
+                bad.append(f"{seat.log.stem} did not drain in {patience:.0f} s")
+        return bad
+
+    def __enter__(self) -> Fleet:
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    @property
+    def starts(self) -> int:
+        return sum(seat.starts for seat in self._seats)
+
+    def unable(self) -> list[str]:
+        """Seats whose process keeps dying within a second although nobody kills it."""
+        return [f"{seat.log.stem}: {tail(seat.log)}" for seat in self._seats if seat.quick_deaths >= 5]
+
+    def _spawn(self, seat: _Seat) -> None:
+        with seat.log.open("ab") as log:
+            seat.process = subprocess.Popen(seat.command, stdout=log, stderr=log, start_new_session=True)
+        seat.starts += 1
+
+    def _keep(self) -> None:
+        born = {id(seat): time.monotonic() for seat in self._seats}
+        while not self._stopping.wait(0.01):
+            for seat in self._seats:
+                if seat.process is None or seat.process.poll() is None:
+                    continue
+                failed = seat.process.returncode > 0 and time.monotonic() - born[id(seat)] < 3
+                seat.quick_deaths = seat.quick_deaths + 1 if failed else 0
+                if seat.quick_deaths >= 5:
+                    continue
+                self._spawn(seat)
+                born[id(seat)] = time.monotonic()
+
+
+def tail(log: Path, lines: int = 5) -> str:
+    """The last lines of a process's output, on one line."""
+    text = log.read_text("utf-8", "replace") if log.exists() else ""
+    return " | ".join(text.splitlines()[-lines:])
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for_port(host: str, port: int, seconds: float) -> bool:
+    """Until somebody listens there; False after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
+            return True
+        time.sleep(0.02)
+    return False

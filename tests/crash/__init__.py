@@ -1,0 +1,1 @@
+"""Crash runs: real processes, killed and stopped, and then counted."""
