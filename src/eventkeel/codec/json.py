@@ -30,21 +30,19 @@ class JsonFormat:
     Raises ConfigurationError when it is made, where the class has fields that JSON cannot hold.
     """
 
+    _decode: Callable[[bytes], Any]
     __slots__ = ("_decode", "_dump", "_guard", "_hides_nan", "_where")
 
     def __init__(self, spec: EventSpec) -> None:
         self._where = spec.where
         self._dump: Callable[[Any], Any] | None = None
         try:
-            if hasattr(spec.cls, "model_validate_json"):  # pydantic's models, without depending on pydantic
-                self._dump = _dump_model
-                self._decode: Callable[[bytes], Any] = spec.cls.model_validate_json
-                self._guard = numbers.guard_of_fields(_model_fields(spec.cls))
-                self._hides_nan = True
+            if numbers.is_model(spec.cls):
+                self._dump, self._decode = _dump_model, _model_decoder(spec.cls)
             else:
                 self._decode = msgspec.json.Decoder(spec.cls).decode
-                self._guard = numbers.guard_of(spec.cls)
-                self._hides_nan = numbers.hides_nan(spec.cls)
+            self._guard = numbers.guard_of(spec.cls)
+            self._hides_nan = numbers.hides_nan(spec.cls)
         except (TypeError, NameError, AttributeError) as error:
             raise ConfigurationError(f"event {spec.where} has a field that JSON cannot hold: {error}") from error
 
@@ -62,7 +60,9 @@ class JsonFormat:
                 _refuse_not_finite(event if self._dump is None else self._dump(event), "")
             if self._guard is not None:
                 self._guard(body)
-            self._decode(body)
+            again = self._decode(body)
+            if self._dump is not None and again != event:
+                raise ValueError("a field is not the same any more after it was written as JSON and read again")
         except Exception as error:
             raise PublishError(f"event {self._where} cannot be published: {_why(event, error)}") from error
         return body
@@ -155,5 +155,11 @@ def _dump_model(model: Any) -> Any:
     return model.model_dump(by_alias=True)
 
 
-def _model_fields(cls: Any) -> list[tuple[str, Any]]:
-    return [(field.alias or name, field.annotation) for name, field in cls.model_fields.items()]
+def _model_decoder(cls: Any) -> Callable[[bytes], Any]:
+    """pydantic's models, without depending on pydantic; its own JSON reader takes a Decimal through a float."""
+    read = msgspec.json.Decoder(float_hook=Decimal).decode
+
+    def decode(body: bytes) -> Any:
+        return cls.model_validate(read(body))
+
+    return decode

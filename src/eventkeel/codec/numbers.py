@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -29,17 +29,9 @@ def guard_of(cls: Any) -> Guard | None:
     return _decoder(_shape(inspect.type_info(cls), ()))
 
 
-def guard_of_fields(fields: Iterable[tuple[str, Any]]) -> Guard | None:
-    """The same for a class that msgspec does not know: (name on the wire, annotation) of each field."""
-    shapes = []
-    for name, annotation in fields:
-        try:
-            shape = _shape(inspect.type_info(annotation), ())
-        except TypeError:
-            continue  # a type of the user's own library, which looks after itself
-        if shape is not None:
-            shapes.append((name, shape))
-    return _decoder(_object("Guard", shapes) if shapes else None)
+def is_model(cls: Any) -> bool:
+    """A pydantic model (or what looks like one): this package does not depend on pydantic."""
+    return hasattr(cls, "model_fields") and hasattr(cls, "model_validate") and hasattr(cls, "model_dump")
 
 
 def hides_nan(cls: Any) -> bool:
@@ -51,7 +43,7 @@ def _decoder(shape: Any) -> Guard | None:
     return None if shape is None else msgspec.json.Decoder(shape).decode
 
 
-def _shape(node: inspect.Type, above: tuple[inspect.Type, ...]) -> Any:
+def _shape(node: inspect.Type, above: tuple[type, ...]) -> Any:
     """The mirror of a type, or None where there is nothing to look at.
 
     A type inside itself is looked at once: the mirror of a recursive type would have no end.
@@ -73,18 +65,29 @@ def _shape(node: inspect.Type, above: tuple[inspect.Type, ...]) -> Any:
         return None if value is None else dict[str, value]  # type: ignore[valid-type]
     if isinstance(node, inspect.UnionType):
         return _union(node, above)
-    if isinstance(node, _OBJECTS) and not any(node is each for each in above):
-        return _mirror(node, (*above, node))
+    if isinstance(node, _OBJECTS) and node.cls not in above:
+        return _mirror(node, (*above, node.cls))
+    if isinstance(node, inspect.CustomType) and is_model(node.cls) and node.cls not in above:
+        return _model_mirror(node.cls, (*above, node.cls))
     return None
 
 
-def _mirror(node: Any, above: tuple[inspect.Type, ...]) -> Any:
+def _mirror(node: Any, above: tuple[type, ...]) -> Any:
     shapes = [(field.encode_name, _shape(field.type, above)) for field in node.fields]
     if all(shape is None for _, shape in shapes) or getattr(node, "array_like", False):
         return None
     tag = getattr(node, "tag", None)
     options = {} if tag is None else {"tag": tag, "tag_field": node.tag_field}
     return _object(node.cls.__name__, [pair for pair in shapes if pair[1] is not None], **options)
+
+
+def _model_mirror(cls: Any, above: tuple[type, ...]) -> Any:
+    shapes = []
+    for name, field in cls.model_fields.items():
+        shape = _shape(inspect.type_info(field.annotation), above)
+        if shape is not None:
+            shapes.append((field.alias or name, shape))
+    return _object(cls.__name__, shapes) if shapes else None
 
 
 def _object(name: str, shapes: list[tuple[str, Any]], **options: Any) -> Any:
@@ -95,7 +98,7 @@ def _object(name: str, shapes: list[tuple[str, Any]], **options: Any) -> Any:
     return msgspec.defstruct(name, fields, **options)
 
 
-def _union(node: inspect.UnionType, above: tuple[inspect.Type, ...]) -> Any:
+def _union(node: inspect.UnionType, above: tuple[type, ...]) -> Any:
     """Unions with None, numbers and tagged classes; what else may stand there is left to msgspec."""
     members: list[Any] = []
     found = False
@@ -110,10 +113,11 @@ def _union(node: inspect.UnionType, above: tuple[inspect.Type, ...]) -> Any:
     return functools.reduce(operator.or_, members) if found else None
 
 
-def _has_float(node: inspect.Type, above: tuple[inspect.Type, ...]) -> bool:
+def _has_float(node: inspect.Type, above: tuple[type, ...]) -> bool:
     if isinstance(node, inspect.FloatType | inspect.AnyType | inspect.RawType | inspect.CustomType):
         return True
-    if any(node is each for each in above):
+    cls = getattr(node, "cls", None)
+    if cls in above:
         return False
     inner: list[inspect.Type] = []
     for name in ("type", "item_type", "key_type", "value_type"):
@@ -122,4 +126,4 @@ def _has_float(node: inspect.Type, above: tuple[inspect.Type, ...]) -> bool:
             inner.append(found)
     inner += [each for name in ("item_types", "types") for each in getattr(node, name, ())]
     inner += [field.type for field in getattr(node, "fields", ())]
-    return any(_has_float(each, (*above, node)) for each in inner)
+    return any(_has_float(each, above if cls is None else (*above, cls)) for each in inner)
