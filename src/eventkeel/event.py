@@ -23,6 +23,7 @@ from eventkeel.errors import ConfigurationError, NotYetSupported
 __all__ = ["Event", "EventSpec", "declared", "event", "spec_of", "topics"]
 
 T = TypeVar("T")
+_Rename = Literal["lower", "upper", "camel", "pascal", "kebab"] | Callable[[str], str | None] | Mapping[str, str]
 
 POSITION = "position"
 
@@ -85,7 +86,7 @@ _NOTHING: Mapping[str, EventSpec] = MappingProxyType({})
 class _EventMeta(msgspec.StructMeta):
     """Takes Eventkeel's keywords out of the class statement and declares the class."""
 
-    def __new__(  # noqa: PYI034 - a metaclass cannot say Self (PEP 673)
+    def __new__(
         mcls,
         name: str,
         bases: tuple[type, ...],
@@ -151,10 +152,7 @@ class Event(msgspec.Struct, metaclass=_EventMeta, frozen=True):
             type: str | None = None,
             version: int | None = None,
             kw_only: bool = False,
-            rename: None
-            | Literal["lower", "upper", "camel", "pascal", "kebab"]
-            | Callable[[str], str | None]
-            | Mapping[str, str] = None,
+            rename: _Rename | None = None,
             omit_defaults: bool = False,
             forbid_unknown_fields: bool = False,
             eq: bool = True,
@@ -230,7 +228,8 @@ def _checked(cls: type[Any], said: _Said, fields: tuple[str, ...]) -> EventSpec:
     topic, type_, version = said.topic, said.type or cls.__name__, 1 if said.version is None else said.version
     if not isinstance(topic, str) or not _TOPIC.fullmatch(topic) or topic in (".", ".."):
         raise ConfigurationError(
-            f"event {where}: topic {topic!r} cannot be a topic's name on every broker; use 1 to 200 of a-z A-Z 0-9 . _ -"
+            f"event {where}: topic {topic!r} cannot be a topic's name on every broker; "
+            "use 1 to 200 of a-z A-Z 0-9 . _ -"
         )
     if not isinstance(type_, str) or not _TYPE.fullmatch(type_):
         raise ConfigurationError(
@@ -312,8 +311,8 @@ def _fields(cls: Any) -> tuple[str, ...]:
     if hasattr(cls, "model_fields") and hasattr(cls, "model_validate") and hasattr(cls, "model_dump"):
         return tuple(cls.model_fields)
     raise ConfigurationError(
-        f"@event(...) on {cls.__module__}.{cls.__qualname__}: it is no dataclass, attrs class, pydantic model or Struct; "
-        "derive it from eventkeel.Event, or put @dataclass below @event(...)"
+        f"@event(...) on {cls.__module__}.{cls.__qualname__}: it is no dataclass, attrs class, pydantic model or "
+        "Struct; derive it from eventkeel.Event, or put @dataclass below @event(...)"
     )
 
 

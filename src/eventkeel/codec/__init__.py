@@ -112,14 +112,14 @@ def decode(delivery: Delivery) -> Decoded:
 def _decode(delivery: Delivery) -> Decoded:
     limits.check_key(delivery.key)
     body = delivery.body
-    if body is None:
-        raise MalformedMessage("no-body", "a tombstone: a message without a body is no event")
+    if not body:
+        raise MalformedMessage("no-body", "a message without a body is no event" + (" (a tombstone)" * (body is None)))
     if len(body) > limits.MAX_BODY:
         limits.check_body(body)
     envelope = cloudevents.read(delivery.headers, body)
     wire = _wire_for(delivery.slice.topic, envelope)
     if not envelope.body:
-        raise MalformedMessage("no-body", "its body is empty")
+        raise MalformedMessage("no-body", "its data is missing")
     event = wire.format.decode(envelope.body)
     own_key = _key_of(wire.spec, event)
     id, fingerprint = _identify(wire, event, envelope, delivery)

@@ -118,7 +118,7 @@ def _refuse_nul(body: bytes) -> None:
 
 def _refuse_not_finite(value: Any, path: str) -> None:
     if isinstance(value, float | Decimal):
-        if not math.isfinite(value):
+        if not (math.isfinite(value) if isinstance(value, float) else value.is_finite()):
             raise ValueError(f"{path or 'a number'} is {value}, and JSON has no such number")
     elif isinstance(value, Mapping):
         for name, each in value.items():
@@ -144,7 +144,7 @@ def _why(event: Any, error: Exception) -> str:
         _refuse_not_finite(event, "")
     except ValueError as not_finite:
         return str(not_finite)
-    except Exception:  # noqa: BLE001 - a class with attributes that raise: the first error says enough
+    except Exception:  # a class with attributes that raise: the first error says enough
         return str(error)
     if isinstance(error, UnicodeError):
         return f"a text is not Unicode ({error})"
