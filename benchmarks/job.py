@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import apsw
@@ -121,13 +122,16 @@ def folder() -> Iterator[Path]:
         shutil.rmtree(made, ignore_errors=True)
 
 
-def ask(path: Path, sql: str, *parameters: object) -> int:
+def ask(path: Path, sql: str, *parameters: Any) -> int:
     """One number from a file, read-only."""
+    return int(rows(path, sql, *parameters)[0][0])
+
+
+def rows(path: Path, sql: str, *parameters: Any) -> list[Any]:
+    """Rows from a file, read-only."""
     connection = apsw.Connection(f"file:{path}?mode=ro", flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
     try:
-        row = connection.execute(sql, parameters).fetchone()  # type: ignore[arg-type]
-        assert row is not None
-        return int(row[0])
+        return connection.execute(sql, parameters).fetchall()
     finally:
         connection.close()
 

@@ -30,14 +30,15 @@ create table progress (grp text, topic text, partition integer, position integer
 """
 STORE = """
 create table payments (order_id text primary key, amount numeric not null);
-create table inbox (consumer text, event_id blob, state text, topic text, partition integer, position integer,
-    key blob, time real, primary key (consumer, event_id)) without rowid;
-create table outbox (id integer primary key autoincrement, event_id blob, topic text, key blob, headers blob,
-    body blob, time real);
+create table inbox (consumer integer not null, event_id blob not null, state integer not null default 0,
+    topic text not null, partition integer not null, position integer not null, at real not null,
+    primary key (consumer, event_id)) without rowid;
+create table outbox (id integer primary key autoincrement, event_id blob not null, topic text not null,
+    key blob not null, headers blob not null, body blob not null, at real not null);
 """
 CLAIM = """
-insert into inbox (consumer, event_id, state, topic, partition, position, key, time)
-select ?, unhex(value ->> 0), 'applied', ?, value ->> 1, value ->> 2, unhex(value ->> 3), ? from json_each(?)
+insert into inbox (consumer, event_id, topic, partition, position, at)
+select 1, unhex(value ->> 0), ?, ?, value ->> 1, ? from json_each(?)
 where true on conflict do nothing returning event_id
 """
 PAGE = "select id, key, headers, body from log where id >= ? and id < ? order by id limit ?"
@@ -80,7 +81,9 @@ def prepare(where: Path, inputs: list[Input]) -> None:
     for each in inputs:
         partition = zlib.crc32(each.key) % PARTITIONS
         position = (1 + partition << 40) + filled[partition]
-        broker.execute("insert into log values (?, ?, ?, ?, ?)", (position, each.key, pack(each.headers), each.body, 0.0))
+        broker.execute(
+            "insert into log values (?, ?, ?, ?, ?)", (position, each.key, pack(each.headers), each.body, 0.0)
+        )
         filled[partition] += 1
     rows = [(1 + partition, TOPIC_IN, partition, filled[partition]) for partition in range(PARTITIONS)]
     rows += [(1 + PARTITIONS + partition, TOPIC_OUT, partition, 0) for partition in range(PARTITIONS)]
@@ -113,11 +116,11 @@ def handle(store: apsw.Connection, rows: list[Any], partition: int, sent: list[i
     now = time.strftime("%Y-%m-%dT%H:%M:%S.000000Z", time.gmtime(clock))
     causes = [dict(unpack(headers))["ce_id"].decode() for _, _, headers, _ in rows]
     ids = [UUID(cause) for cause in causes]
-    claims = [(id.hex, partition, row[0] & (1 << 40) - 1, row[1].hex()) for id, row in zip(ids, rows, strict=True)]
+    claims = [(id.hex, row[0] & (1 << 40) - 1) for id, row in zip(ids, rows, strict=True)]
     store.execute("begin immediate")
     if sent:
         store.execute("delete from outbox where id between ? and ?", (sent[0], sent[-1]))
-    claimed = store.execute(CLAIM, ("payment-service/take_payment", TOPIC_IN, clock, encode_json(claims).decode()))
+    claimed = store.execute(CLAIM, (TOPIC_IN, partition, clock, encode_json(claims).decode()))
     fresh = {row[0] for row in claimed}
     out = []
     for id, cause, (_, _, _, body) in zip(ids, causes, rows, strict=True):
@@ -126,7 +129,7 @@ def handle(store: apsw.Connection, rows: list[Any], partition: int, sent: list[i
         order = decode_order(body)
         store.execute("insert into payments (order_id, amount) values (?, ?)", (order.order_id, str(order.amount)))
         out.append((*outgoing(id, cause, order, now), clock))
-    store.executemany("insert into outbox (event_id, topic, key, headers, body, time) values (?, ?, ?, ?, ?, ?)", out)
+    store.executemany("insert into outbox (event_id, topic, key, headers, body, at) values (?, ?, ?, ?, ?, ?)", out)
     store.execute("commit")
 
 
@@ -134,7 +137,9 @@ def relay(
     broker: apsw.Connection, store: apsw.Connection, last: int, next: list[int], settle: tuple[int, int]
 ) -> list[int]:
     """One transaction: append what the outbox holds to the log, and the group's progress. The ids sent."""
-    rows = store.execute("select id, key, headers, body from outbox where id > ? order by id", (last,)).fetchall()
+    rows: list[Any] = store.execute(
+        "select id, key, headers, body from outbox where id > ? order by id", (last,)
+    ).fetchall()
     clock, log = time.time(), []
     for _, key, headers, body in rows:
         partition = zlib.crc32(key) % PARTITIONS
@@ -158,7 +163,7 @@ def run(where: Path, count: int, batch: int) -> Run:
         position, end = 1 + partition << 40, 2 + partition << 40
         while rows := broker.execute(PAGE, (position, end, batch)).fetchall():
             handle(store, rows, partition, sent)
-            position = rows[-1][0] + 1
+            position += len(rows)  # positions have no gaps
             settle = (partition, position & (1 << 40) - 1)
             sent = relay(broker, store, sent[-1] if sent else 0, next, settle)
     store.execute("delete from outbox")
