@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -19,11 +19,9 @@ import pytest
 from eventkeel.errors import BrokerUnavailable, ConfigurationError, PositionError
 from eventkeel.message import Delivery, Headers, Outgoing, Position, Slice
 from eventkeel.ports.transport import (
-    Assigned,
     Broken,
     Budget,
     Deliveries,
-    Finding,
     GroupWant,
     Lost,
     Refused,
@@ -31,147 +29,21 @@ from eventkeel.ports.transport import (
     Sent,
     SliceLag,
     Span,
-    Subscription,
-    Topology,
     TopicWant,
+    Topology,
     Transport,
 )
-
-PATIENCE = 20.0
-"""Seconds after which something that has to happen counts as not happening."""
-QUIET = 0.6
-"""Seconds in which something that must not happen has its chance."""
-PARTITIONS = 4
-
-
-def message(number: int, *, topic: str = "orders", key: bytes | None = b"k", body: bytes | None = None) -> Outgoing:
-    return Outgoing(topic, key, Headers([("n", b"%d" % number)]), b"%d" % number if body is None else body)
-
-
-def numbers(deliveries: Iterable[Delivery]) -> list[int]:
-    return [int(each.headers.text("n") or -1) for each in deliveries]
-
-
-def keys_of_all_partitions() -> list[bytes]:
-    return [b"key-%d" % number for number in range(16 * PARTITIONS)]
-
-
-class Member:
-    """A subscription with the patience and the bookkeeping that a test needs."""
-
-    def __init__(self, transport: Transport, subscription: Subscription, slices: Sequence[Slice]) -> None:
-        self.transport, self.subscription, self.slices = transport, subscription, tuple(slices)
-        self.incarnations: dict[Slice, str] = {}
-        self._ahead: list[Delivery] = []
-
-    async def begin(self, at: Mapping[Slice, Position] | None = None) -> None:
-        if self.transport.caps.assigns:
-            missing = set(self.slices)
-            while missing:
-                arrival = await asyncio.wait_for(self.subscription.next(), PATIENCE)
-                assert isinstance(arrival, Assigned), arrival
-                missing -= set(arrival.slices)
-        for slice in self.slices:
-            await self.subscription.begin(slice, (at or {}).get(slice))
-
-    async def take(self, count: int) -> list[Delivery]:
-        """The next ``count`` deliveries; fails where they do not come."""
-        async with asyncio.timeout(PATIENCE):
-            while len(self._ahead) < count:
-                arrival = await self.subscription.next()
-                assert isinstance(arrival, Deliveries), arrival
-                self.note(arrival)
-        taken, self._ahead = self._ahead[:count], self._ahead[count:]
-        return taken
-
-    def note(self, arrival: Deliveries) -> None:
-        assert arrival.items, "an empty list of deliveries"
-        assert all(each.slice == arrival.slice for each in arrival.items)
-        self.incarnations[arrival.slice] = arrival.incarnation
-        self._ahead += arrival.items
-
-    async def quiet(self) -> None:
-        """Nothing more comes."""
-        assert not self._ahead, numbers(self._ahead)
-        with contextlib.suppress(TimeoutError):
-            arrival = await asyncio.wait_for(self.subscription.next(), QUIET)
-            assert not isinstance(arrival, (Deliveries, Broken)), arrival
-
-    def after(self, delivery: Delivery) -> Position:
-        return Position(delivery.position + 1, self.incarnations[delivery.slice])
-
-    async def settle(self, deliveries: Iterable[Delivery]) -> None:
-        """Say that these are finished, and on a prefix broker all before them."""
-        prefix = self.transport.caps.settle == "prefix"
-        of: dict[Slice, list[Position]] = {}
-        for each in deliveries:
-            at = each.position + 1 if prefix else each.position
-            of.setdefault(each.slice, []).append(Position(at, self.incarnations[each.slice]))
-        for slice, positions in of.items():
-            await self.subscription.settle(slice, [max(positions)] if prefix else positions)
-
-
-class Brokerage:
-    """Opens transports to the one broker of a test, and closes them."""
-
-    def __init__(self, make: Callable[[], Awaitable[Transport]], stack: contextlib.AsyncExitStack) -> None:
-        self._make, self._stack = make, stack
-
-    async def transport(self) -> Transport:
-        transport = await self._make()
-        await transport.open()
-        self._stack.push_async_callback(transport.close, 5.0)
-        return transport
-
-    async def ready(self, *groups: str, topics: Sequence[str] = ("orders",)) -> Transport:
-        """A transport on which the topics and the groups exist."""
-        transport = await self.transport()
-        wanted = groups or ("billing",)
-        findings = await transport.topology(
-            Topology(
-                tuple(TopicWant(topic, PARTITIONS) for topic in topics),
-                tuple(GroupWant(group, f"store of {group}", tuple(topics)) for group in wanted),
-            ),
-            apply=True,
-        )
-        assert all(each.kind != "refused" for each in findings), findings
-        return transport
-
-    async def member(
-        self,
-        transport: Transport,
-        group: str = "billing",
-        *,
-        topics: Sequence[str] = ("orders",),
-        budget: Budget | None = None,
-        at: Mapping[Slice, Position] | None = None,
-        begin: bool = True,
-    ) -> Member:
-        subscription = transport.subscribe(group, topics, budget or Budget())
-        self._stack.push_async_callback(subscription.close, 5.0)
-        member = Member(transport, subscription, await transport.slices(group, topics))
-        if begin:
-            await member.begin(at)
-        return member
-
-
-async def send(transport: Transport, messages: Iterable[Outgoing], wave: int = 100) -> None:
-    """Publish in waves; every message has to be taken."""
-    todo = list(messages)
-    for start in range(0, len(todo), wave):
-        outcomes = await transport.publish(todo[start : start + wave], PATIENCE)
-        assert all(isinstance(each, Sent) for each in outcomes), [e for e in outcomes if not isinstance(e, Sent)][:3]
-
-
-def refusals(findings: Iterable[Finding]) -> list[Finding]:
-    return [each for each in findings if each.kind == "refused"]
-
-
-async def eventually(condition: Callable[[], Awaitable[object]]) -> None:
-    """Wait until ``condition`` gives something true."""
-    async with asyncio.timeout(PATIENCE):
-        while not await condition():
-            await asyncio.sleep(0.02)
+from eventkeel.testing.transport_kit import (
+    PARTITIONS,
+    PATIENCE,
+    Brokerage,
+    eventually,
+    keys_of_all_partitions,
+    message,
+    numbers,
+    refusals,
+    send,
+)
 
 
 @pytest.mark.asyncio
@@ -268,7 +140,7 @@ class TransportSuite:
                     await send(own, wave)
 
             sending = asyncio.gather(*(publisher(name) for name in range(publishers)))
-            got = []
+            got: list[Delivery] = []
             while len(got) < publishers * each_sends:
                 got += await member.take(1)
                 await member.settle(got[-1:])
@@ -531,6 +403,15 @@ class TransportSuite:
             assert sorted(numbers(await member.take(3))) == [0, 1, 4]
             await member.quiet()
 
+    async def test_a_key_that_is_too_large_is_refused(self, tmp_path: Path) -> None:
+        async with self.brokerage(tmp_path) as broker:
+            transport = await broker.ready()
+            largest = b"k" * transport.caps.max_key
+            outcomes = await transport.publish([message(0, key=largest + b"k"), message(1, key=largest)], PATIENCE)
+            assert isinstance(outcomes[0], Refused)
+            assert outcomes[0].final
+            assert isinstance(outcomes[1], Sent)
+
     async def test_a_message_of_the_largest_size_arrives(self, tmp_path: Path) -> None:
         async with self.brokerage(tmp_path) as broker:
             transport = await broker.ready()
@@ -573,6 +454,8 @@ class TransportSuite:
             await eventually(lambda: _is_settled(lag, got[9].position + 1))
             assert (await lag()).oldest is None
             assert {each.slice for each in await transport.lag("billing")} == set(member.slices)
+            assert (await lag()).incarnation
+            assert list(await transport.lag("nobody")) == []
 
     async def test_a_topic_can_be_read_again(self, tmp_path: Path) -> None:
         async with self.brokerage(tmp_path) as broker:

@@ -11,7 +11,7 @@ import msgspec
 
 from eventkeel._sqlite import load_queries
 from eventkeel.message import Outgoing
-from eventkeel.ports.transport import Outcome, Refused, Sent
+from eventkeel.ports.transport import Caps, Outcome, Refused, Sent
 
 SQL = load_queries("eventkeel.transports.sqlite", "queries.sql")
 SHIFT = 40
@@ -68,9 +68,7 @@ def _names(topics: Iterable[str]) -> str:
 
 
 def _insert(connection: apsw.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Many rows in each statement: a thread that runs statements gives up the GIL at each, and beside a
-    busy event loop it gets it back milliseconds later. Sizes are powers of two, so that few statements are
-    prepared."""
+    """Many rows in each statement; sizes are powers of two, so that few statements are prepared."""
     start, size = 0, _LARGEST_INSERT
     while start < len(rows):
         while size > len(rows) - start:
@@ -82,14 +80,14 @@ def _insert(connection: apsw.Connection, rows: Sequence[tuple[Any, ...]]) -> Non
 
 
 def append_wave(
-    connection: apsw.Connection, wave: Sequence[Outgoing], now: float, max_body: int, turn: int
+    connection: apsw.Connection, wave: Sequence[Outgoing], now: float, caps: Caps, turn: int
 ) -> list[Outcome]:
     """Append a wave in order; what cannot be stored, and what follows it on its key, is refused alone."""
     appender = Appender(connection, {message.topic for message in wave}, turn)
     outcomes: list[Outcome] = []
     held: set[tuple[str, bytes]] = set()
     for message in wave:
-        refused = _refusal(appender, message, max_body)
+        refused = _refusal(appender, message, caps)
         if refused is None and held and message.key is not None and (message.topic, message.key) in held:
             refused = Refused("an earlier message of its key in this wave was refused", final=False)
         if refused is None:
@@ -103,7 +101,7 @@ def append_wave(
     return outcomes
 
 
-def _refusal(appender: Appender, message: Outgoing, max_body: int) -> Refused | None:
+def _refusal(appender: Appender, message: Outgoing, caps: Caps) -> Refused | None:
     try:
         message.headers.packed  # noqa: B018 - packed once and kept; here, so that a bad one harms no neighbour
     except (TypeError, ValueError, OverflowError) as error:
@@ -114,6 +112,8 @@ def _refusal(appender: Appender, message: Outgoing, max_body: int) -> Refused | 
             "or handles it is started",
             final=False,
         )
-    if message.body is not None and len(message.body) > max_body:
-        return Refused(f"its body has {len(message.body):,} bytes; this broker takes {max_body:,}")
+    if len(message.body) > caps.max_body:
+        return Refused(f"its body has {len(message.body):,} bytes; this broker takes {caps.max_body:,}")
+    if message.key is not None and len(message.key) > caps.max_key:
+        return Refused(f"its key has {len(message.key):,} bytes; this broker takes {caps.max_key:,}")
     return None

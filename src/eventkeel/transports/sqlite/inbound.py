@@ -18,7 +18,8 @@ from eventkeel.transports.sqlite.append import SQL, Appender
 RAW_HEADERS = "eventkeel-inbound-headers"
 """Carries, byte for byte, what stood in the column ``headers`` where that was no JSON object."""
 
-_ROWS = 1000
+INBOUND_ROWS = 1000
+"""Most rows moved in one transaction."""
 _BYTES = 16 * 1024 * 1024
 _NONE = Headers().packed
 _json = msgspec.json.Encoder().encode
@@ -39,7 +40,7 @@ def move(connection: apsw.Connection, after: int, now: float, max_body: int, tur
     """Move the next rows behind id ``after`` in one transaction, the writer's."""
     rows: list[tuple[Any, ...]] = []
     size, more = 0, False
-    cursor = connection.execute(SQL["inbound_rows"], {"after": after, "limit": _ROWS, "largest": max_body})
+    cursor = connection.execute(SQL["inbound_rows"], {"after": after, "limit": INBOUND_ROWS, "largest": max_body})
     for row in cursor:
         if rows and size + min(row[5], max_body) > _BYTES:
             more = True
@@ -61,7 +62,7 @@ def move(connection: apsw.Connection, after: int, now: float, max_body: int, tur
     appender.write()
     if gone:
         connection.execute(SQL["inbound_remove"], (_json(gone).decode(),))
-    return Moved(len(gone), rows[-1][0] if rows else after, stay, more or len(rows) == _ROWS)
+    return Moved(len(gone), rows[-1][0] if rows else after, stay, more or len(rows) == INBOUND_ROWS)
 
 
 def _text(topic: bytes | None) -> str:
@@ -105,5 +106,5 @@ def _bytes(value: object) -> bytes:
     if value is None:
         return b""
     if isinstance(value, _Object):
-        raise ValueError("an object is no header value")  # noqa: TRY004 - the content, not the caller, is wrong
+        raise ValueError("an object is no header value")
     return json.dumps(value).encode()

@@ -1,6 +1,13 @@
 -- name: topics
 select name, partitions, incarnation from topics;
 
+-- name: forget_partitions
+-- left behind where somebody deleted a topic with foreign keys off
+delete from partitions where topic = ?;
+
+-- name: forget_progress
+delete from progress where topic = ?;
+
 -- name: add_topic
 insert into topics (name, partitions, incarnation) values (?, ?, ?);
 
@@ -35,7 +42,8 @@ on conflict do update set position = max(position, excluded.position);
 
 -- name: ends
 -- of the slots in a JSON list
-select slot, next from partitions where slot in (select value from json_each(?));
+select p.slot, p.next from partitions p join topics t on t.name = p.topic
+where p.slot in (select value from json_each(?));
 
 -- name: place
 select p.slot, p.next, t.incarnation, t.partitions,
@@ -46,10 +54,11 @@ from partitions p join topics t on t.name = p.topic where p.topic = ? and p.part
 select id, key, headers, body, time from log where id >= ? and id < ? order by id limit ?;
 
 -- name: lag
-select p.topic, p.partition, g.position, p.next,
+select p.topic, p.partition, g.position, p.next, t.incarnation,
        (select time from log where id >= (p.slot << 40) + coalesce(g.position, 0) and id < (p.slot + 1) << 40
         order by id limit 1) as oldest
 from subscriptions s
+join topics t on t.name = s.topic
 join partitions p on p.topic = s.topic
 left join progress g on g.grp = s.grp and g.topic = p.topic and g.partition = p.partition
 where s.grp = ? order by p.topic, p.partition;

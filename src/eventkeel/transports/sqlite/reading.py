@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import apsw
 import msgspec
@@ -61,7 +61,8 @@ class Reader:
 
     def ends(self, slots: Sequence[int]) -> dict[int, int]:
         """The next position of each slot that still exists."""
-        return {slot: end for slot, end in self._connection.execute(SQL["ends"], (_json(slots).decode(),))}
+        rows: Any = self._connection.execute(SQL["ends"], (_json(slots).decode(),)).fetchall()
+        return dict(rows)
 
     def page(self, slice: Slice, slot: int, first: int, last: int, *, count: int, size: int, whole: bool) -> Page:
         """Deliveries from ``first`` up to and without ``last``: at most ``count`` of them and ``size`` bytes.
@@ -87,8 +88,8 @@ class Reader:
 
     def lag(self, group: str) -> list[SliceLag]:
         return [
-            SliceLag(Slice(topic, partition), settled, end, oldest)
-            for topic, partition, settled, end, oldest in self._connection.execute(SQL["lag"], (group,))
+            SliceLag(Slice(topic, partition), settled, end, incarnation, oldest)
+            for topic, partition, settled, end, incarnation, oldest in self._connection.execute(SQL["lag"], (group,))
         ]
 
     def newest_slot(self) -> int:

@@ -34,6 +34,8 @@ def _topic(connection: apsw.Connection, want: TopicWant, topics: dict[str, int],
         return Finding("refused", what, "a topic has a name and at least one partition")
     if not apply:
         return Finding("refused", what, "it does not exist, and nothing may be created here")
+    for left_behind in ("forget_partitions", "forget_progress"):
+        connection.execute(SQL[left_behind], (want.name,))
     connection.execute(SQL["add_topic"], (want.name, want.partitions, os.urandom(8).hex()))
     connection.executemany(SQL["add_partition"], [(want.name, number) for number in range(want.partitions)])
     topics[want.name] = want.partitions

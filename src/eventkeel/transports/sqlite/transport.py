@@ -23,14 +23,13 @@ from eventkeel.ports.transport import (
     Caps,
     Finding,
     Outcome,
-    Refused,
     SliceLag,
     Span,
     Topology,
     Unknown,
 )
 from eventkeel.transports.sqlite.append import SQL, append_wave
-from eventkeel.transports.sqlite.inbound import Moved, move
+from eventkeel.transports.sqlite.inbound import INBOUND_ROWS, Moved, move
 from eventkeel.transports.sqlite.reading import Reader
 from eventkeel.transports.sqlite.subscription import SQLiteSubscription
 from eventkeel.transports.sqlite.topology import declare
@@ -85,7 +84,7 @@ class SQLiteTransport:
         self._pid = os.getpid()
         loop = asyncio.get_running_loop()
         self._wake = Wake(self.path)
-        writer = Writer(self._connect, self._on_commit, self._wake.notify)
+        writer = Writer(self._connect, self._committed)
         try:
             await writer.open()
             self._reader = Reader(await loop.run_in_executor(None, connect, self.path))
@@ -113,15 +112,16 @@ class SQLiteTransport:
         """Close the subscriptions, finish what is being written, for up to ``deadline`` seconds. Twice is once."""
         if self._writer is None:
             return
-        until = self._clock.monotonic() + deadline
+        loop = asyncio.get_running_loop()
+        until = loop.time() + deadline
         for subscription in tuple(self._subscriptions):
-            await subscription.close(until - self._clock.monotonic())
+            await subscription.close(until - loop.time())
         writer, self._writer = self._writer, None
         reader, self._reader = self._reader, None
         if reader is not None:
             reader.close()
         if writer is not None:
-            await writer.close(max(0.0, until - self._clock.monotonic()))
+            await writer.close(max(0.0, until - loop.time()))
         if self._wake is not None:
             self._wake.close()
 
@@ -141,10 +141,10 @@ class SQLiteTransport:
         assert self._reader is not None
         return self._reader
 
-    def _write(self, work: Callable[[apsw.Connection], T], *, news: bool = False) -> asyncio.Future[T]:
+    def _write(self, work: Callable[[apsw.Connection], T], *, weight: int = 1, news: bool = False) -> asyncio.Future[T]:
         self.alive()
         assert self._writer is not None
-        return self._writer.submit(work, news=news)
+        return self._writer.submit(work, weight=weight, news=news)
 
     # -- topology
 
@@ -171,16 +171,18 @@ class SQLiteTransport:
         """
         if not wave:
             return []
-        now, max_body = self._clock.now(), self._caps.max_body
+        caps, now = self._caps, self._clock.now()
         self._turn += len(wave)
         turn = self._turn
-        stored = self._write(lambda connection: append_wave(connection, wave, now, max_body, turn), news=True)
+        stored = self._write(
+            lambda connection: append_wave(connection, wave, now, caps, turn), weight=len(wave), news=True
+        )
         try:
             return await asyncio.wait_for(stored, deadline)
         except TimeoutError:
             return [Unknown(f"the broker's file {self.path} was not written within {deadline:g} s")] * len(wave)
         except NotStored as error:
-            return [Refused(f"nothing of this wave was stored: {error}", final=False)] * len(wave)
+            return [Unknown(f"nothing of this wave was stored: {error}")] * len(wave)
         except BrokerUnavailable as error:
             return [Unknown(str(error))] * len(wave)
 
@@ -235,7 +237,9 @@ class SQLiteTransport:
     def _move(self) -> None:
         self._turn += 1000
         after, now, max_body, turn = self._inbound_seen, self._clock.now(), self._caps.max_body, self._turn
-        self._moving = self._write(lambda connection: move(connection, after, now, max_body, turn), news=True)
+        self._moving = self._write(
+            lambda connection: move(connection, after, now, max_body, turn), weight=INBOUND_ROWS, news=True
+        )
         self._moving.add_done_callback(self._moved)
 
     def _moved(self, future: asyncio.Future[Moved]) -> None:
@@ -260,6 +264,12 @@ class SQLiteTransport:
             self._stay[reason] = self._stay.get(reason, 0) + count
         if moved.more and self._writer is not None:
             self._move()
+
+    def _committed(self) -> None:
+        """We have committed news: tell the other processes, and ourselves."""
+        if self._wake is not None:
+            self._wake.notify()
+        self._on_commit()
 
     def _on_commit(self) -> None:
         for subscription in self._subscriptions:

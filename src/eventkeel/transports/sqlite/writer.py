@@ -1,14 +1,19 @@
-"""The one thread that writes to the broker's file, so that no fsync ever stops the event loop.
+"""The one connection that writes to the broker's file.
 
-Work that waits while a commit is on its way to the disk is committed together by the next one
-(group commit): one fsync for all of it.
+Statements run on the event loop (microseconds each), the commit with its fsync in a thread. Work that
+comes while a commit is on its way to the disk is committed together by the next one (group commit):
+one fsync for all of it.
+
+Why not everything in the thread: it would have to win the GIL back after every statement from an event
+loop that gives it up thousands of times a second, each time too short for another thread to wake up in
+(seconds were measured for one wave). So the thread makes one call, and while it does, ``_yield``
+gives it a chance that is long enough.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -17,16 +22,18 @@ from typing import Any, TypeVar
 
 import apsw
 
-from eventkeel._sqlite import LOCK_PATIENCE, Busy, begin_immediate
-from eventkeel.errors import BrokerUnavailable, ConfigurationError, EventkeelError
+from eventkeel._sqlite import LOCK_PATIENCE, Busy, begin_immediate_async
+from eventkeel.errors import BrokerUnavailable, EventkeelError
 
 T = TypeVar("T")
 Work = Callable[[apsw.Connection], Any]
 
-_TOGETHER = 64
-"""Largest number of pieces of work in one transaction."""
+_TOGETHER = 1000
+"""About how many messages go into one transaction: the event loop stands still while they are inserted."""
 _ATTEMPT = 0.25
 """Seconds between two looks at whether anybody still waits for the lock that we wait for."""
+_YIELD_EVERY = 0.002
+_YIELD_FOR = 0.0001
 
 
 class NotStored(BrokerUnavailable):
@@ -38,25 +45,22 @@ class MaybeStored(BrokerUnavailable):
 
 
 class _Job:
-    __slots__ = ("future", "news", "work")
+    __slots__ = ("future", "news", "weight", "work")
 
-    def __init__(self, work: Work, future: asyncio.Future[Any], news: bool) -> None:
-        self.work, self.future, self.news = work, future, news
+    def __init__(self, work: Work, future: asyncio.Future[Any], weight: int, news: bool) -> None:
+        self.work, self.future, self.weight, self.news = work, future, weight, news
 
 
 class Writer:
-    """Runs pieces of work in order, each as a whole or not at all."""
+    """Runs pieces of work in order, each as a whole or not at all. On one event loop."""
 
-    def __init__(
-        self, connect: Callable[[], apsw.Connection], committed: Callable[[], None], notify: Callable[[], None]
-    ):
-        """``committed`` is called on the event loop, ``notify`` in the thread, after a commit with news in it."""
-        self._connect, self._committed, self._notify = connect, committed, notify
+    def __init__(self, connect: Callable[[], apsw.Connection], committed: Callable[[], None]) -> None:
+        """``connect`` is called in the thread, ``committed`` after each commit with news in it."""
+        self._connect, self._committed = connect, committed
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, "eventkeel-broker")
-        self._lock = threading.Lock()
         self._waiting: deque[_Job] = deque()
-        self._scheduled = False
+        self._draining: asyncio.Task[None] | None = None
         self._closing = False
         self._connection: apsw.Connection | None = None
 
@@ -64,107 +68,128 @@ class Writer:
         """Raises what ``connect`` raises."""
         self._connection = await self._loop.run_in_executor(self._thread, self._connect)
 
-    def submit(self, work: Callable[[apsw.Connection], T], *, news: bool = False) -> asyncio.Future[T]:
+    def submit(self, work: Callable[[apsw.Connection], T], *, weight: int = 1, news: bool = False) -> asyncio.Future[T]:
         """Run ``work`` in a transaction. The future is done when it is on the disk.
 
-        It fails with NotStored or MaybeStored; an error of Eventkeel's own that ``work`` raises comes
-        through. Cancelled before its turn, ``work`` is not run.
+        It fails with NotStored or MaybeStored; another error that ``work`` raises comes through.
+        Cancelled before its turn, ``work`` is not run.
         """
         future: asyncio.Future[T] = self._loop.create_future()
-        with self._lock:
-            if self._closing:
-                future.set_exception(NotStored("the broker's file was closed"))
-                return future
-            self._waiting.append(_Job(work, future, news))
-            if not self._scheduled:
-                self._scheduled = True
-                self._thread.submit(self._drain)
+        if self._closing:
+            future.set_exception(NotStored("the broker was closed"))
+            return future
+        self._waiting.append(_Job(work, future, weight, news))
+        if self._draining is None or self._draining.done():
+            self._draining = self._loop.create_task(self._drain())
         return future
 
     async def close(self, deadline: float) -> None:
         """Finish what waits, for up to ``deadline`` seconds. Twice is once."""
-        with self._lock:
-            if self._closing:
-                return
-            self._closing = True
-        done = self._loop.run_in_executor(self._thread, self._disconnect)
+        if self._closing:
+            return
+        self._closing = True
+        until = time.monotonic() + deadline
+        if self._draining is not None:
+            await asyncio.wait([self._draining], timeout=deadline)
+            self._draining.cancel()
+        for job in self._waiting:
+            _settle(job, NotStored("the broker was closed"))
+        self._waiting.clear()
+        closed = self._loop.run_in_executor(self._thread, self._disconnect)  # behind a commit that still runs
         self._thread.shutdown(wait=False)
-        await asyncio.wait([done], timeout=deadline)
+        await asyncio.wait([closed], timeout=max(0.05, until - time.monotonic()))
 
     def _disconnect(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
-    def _drain(self) -> None:
-        while True:
-            self._commit_together()
-            with self._lock:
-                if not self._waiting:
-                    self._scheduled = False
-                    return
+    async def _drain(self) -> None:
+        assert self._connection is not None
+        while self._waiting:
+            try:
+                await self._begin(self._connection)
+            except Exception as error:  # whatever it is, those who wait are told
+                for job in self._waiting:
+                    _settle(job, _not_stored(error))
+                self._waiting.clear()
+                continue
+            await self._commit_together(self._connection, self._take())
 
-    def _commit_together(self) -> None:
-        connection = self._connection
-        try:
-            assert connection is not None
-            self._begin(connection)
-        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait are told
-            jobs = self._take(len(self._waiting))
-            self._answer(jobs, [_not_stored(error)] * len(jobs))
-            return
-        jobs = self._take(_TOGETHER)
-        answers = _run_all(connection, jobs)
-        stored = any(job.news and not isinstance(answer, Exception) for job, answer in zip(jobs, answers, strict=True))
-        if stored:
-            self._notify()
-        self._answer(jobs, answers, stored)
-
-    def _begin(self, connection: apsw.Connection) -> None:
+    async def _begin(self, connection: apsw.Connection) -> None:
         """Wait for the lock as long as anybody waits for us."""
         until = time.monotonic() + LOCK_PATIENCE
         while True:
             try:
-                return begin_immediate(connection, _ATTEMPT)
+                return await begin_immediate_async(connection, _ATTEMPT)
             except Busy:
-                unwanted = all(job.future.cancelled() for job in tuple(self._waiting))
-                if unwanted or self._closing or time.monotonic() > until:
+                if all(job.future.done() for job in self._waiting) or time.monotonic() > until:
                     raise
 
-    def _take(self, most: int) -> list[_Job]:
-        with self._lock:
-            return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+    def _take(self) -> list[_Job]:
+        jobs, weight = [self._waiting.popleft()], 0
+        while self._waiting and (weight := weight + jobs[-1].weight) < _TOGETHER:
+            jobs.append(self._waiting.popleft())
+        return jobs
 
-    def _answer(self, jobs: list[_Job], answers: list[Any], stored: bool = False) -> None:
-        def on_loop() -> None:
+    async def _commit_together(self, connection: apsw.Connection, jobs: list[_Job]) -> None:
+        answers = _run_all(connection, jobs)
+        failed: Exception | None = None
+        try:
+            failed = await self._commit(connection)
+        except asyncio.CancelledError:
+            failed = MaybeStored("the broker was closed during the commit")
+            raise
+        finally:
             for job, answer in zip(jobs, answers, strict=True):
-                if job.future.done():
-                    continue
-                if isinstance(answer, Exception):
-                    job.future.set_exception(answer)
-                else:
-                    job.future.set_result(answer)
-            if stored:
-                self._committed()
+                _settle(job, failed or answer)
+        if failed is None and any(job.news for job in jobs):
+            self._committed()
 
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to be told
-            self._loop.call_soon_threadsafe(on_loop)
+    async def _commit(self, connection: apsw.Connection) -> Exception | None:
+        if not connection.in_transaction:
+            return None  # SQLite ended it, and everybody was told so
+        done: asyncio.Future[Exception | None] = self._loop.create_future()
+        timer: asyncio.TimerHandle
+
+        def answer(error: Exception | None) -> None:
+            if not done.done():
+                done.set_result(error)
+
+        def in_thread() -> None:
+            error = _commit(connection)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to be told
+                self._loop.call_soon_threadsafe(answer, error)
+
+        def yield_() -> None:
+            nonlocal timer
+            time.sleep(_YIELD_FOR)  # the GIL is free meanwhile
+            timer = self._loop.call_later(_YIELD_EVERY, yield_)
+
+        timer = self._loop.call_later(_YIELD_EVERY, yield_)
+        self._thread.submit(in_thread)
+        try:
+            return await done
+        finally:
+            timer.cancel()
+
+
+def _settle(job: _Job, answer: Any) -> None:
+    if job.future.done():
+        return
+    if isinstance(answer, Exception):
+        job.future.set_exception(answer)
+    else:
+        job.future.set_result(answer)
 
 
 def _run_all(connection: apsw.Connection, jobs: list[_Job]) -> list[Any]:
-    """Run every job in the open transaction and commit; one answer (or exception) for each."""
+    """Run every job in the open transaction; one answer (or exception) for each."""
     answers: list[Any] = []
     for job in jobs:
-        answers.append(NotStored("cancelled") if job.future.cancelled() else _run(connection, job.work))
+        answers.append(NotStored("cancelled") if job.future.done() else _run(connection, job.work))
         if not connection.in_transaction:  # SQLite ended all of it by itself (disk full, I/O error)
             return [_not_stored(answers[-1])] * len(jobs)
-    try:
-        connection.execute("commit")
-    except apsw.Error as error:
-        if connection.in_transaction:
-            with contextlib.suppress(apsw.Error):
-                connection.execute("rollback")
-        return [MaybeStored(f"the commit to {connection.filename} failed: {error}")] * len(jobs)
     return answers
 
 
@@ -172,7 +197,7 @@ def _run(connection: apsw.Connection, work: Work) -> Any:
     connection.execute("savepoint work")
     try:
         answer = work(connection)
-    except Exception as error:  # noqa: BLE001 - goes to the one whose work it is, and harms no neighbour
+    except Exception as error:  # goes to the one whose work it is, and harms no neighbour
         if connection.in_transaction:
             connection.execute("rollback to work")
             connection.execute("release work")
@@ -181,8 +206,19 @@ def _run(connection: apsw.Connection, work: Work) -> Any:
     return answer
 
 
+def _commit(connection: apsw.Connection) -> Exception | None:
+    try:
+        connection.execute("commit")
+    except apsw.Error as error:
+        if connection.in_transaction:
+            with contextlib.suppress(apsw.Error):
+                connection.execute("rollback")
+        return MaybeStored(f"the commit to {connection.filename} failed: {type(error).__name__}: {error}")
+    return None
+
+
 def _not_stored(error: Exception) -> Exception:
-    if isinstance(error, (NotStored, ConfigurationError)):
+    if isinstance(error, NotStored):
         return error
     if isinstance(error, (apsw.Error, EventkeelError, OSError)):
         return NotStored(f"{type(error).__name__}: {error}")
