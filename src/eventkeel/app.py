@@ -15,7 +15,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Literal
 from uuid import UUID
 
-from eventkeel import event as events
 from eventkeel.codec.identity import uuid7
 from eventkeel.config import Config
 from eventkeel.engine.context import Context, Numbers
@@ -28,10 +27,11 @@ from eventkeel.engine.outside import OpenDoor
 from eventkeel.engine.ownership import Ownership
 from eventkeel.engine.relay import Relay
 from eventkeel.errors import ConfigurationError, GroupTaken, NotYetSupported, PositionError
+from eventkeel.event import topics as declared_topics
 from eventkeel.ports.clock import Clock, SystemClock
 from eventkeel.ports.observer import Observer
 from eventkeel.ports.store import ConsumerName, Schema, Store
-from eventkeel.ports.transport import Budget, GroupWant, Subscription, Topology, TopicWant, Transport
+from eventkeel.ports.transport import Budget, GroupWant, Subscription, TopicWant, Topology, Transport
 from eventkeel.service import Service
 
 Mode = Literal["worker", "publisher", "relay"]
@@ -42,7 +42,13 @@ _BUILT_IN = {
     "eventkeel.transports": {"sqlite": "eventkeel.transports.sqlite:SQLiteTransport"},
     "eventkeel.stores": {"sqlite": "eventkeel.stores.sqlite:SQLiteStore"},
 }
-_LATER = {"kafka": "Kafka", "amqp": "RabbitMQ", "amqps": "RabbitMQ", "postgresql": "PostgreSQL", "postgres": "PostgreSQL"}
+_LATER = {
+    "kafka": "Kafka",
+    "amqp": "RabbitMQ",
+    "amqps": "RabbitMQ",
+    "postgresql": "PostgreSQL",
+    "postgres": "PostgreSQL",
+}
 
 DRAIN = 20.0
 """Seconds that running deliveries get at shutdown: below the 30 s after which orchestrators kill."""
@@ -194,8 +200,8 @@ class Runtime:
         return Schema(self.service.name, self.service.group, self.service.schema, consumers)
 
     async def _declare(self) -> None:
-        topics = tuple(TopicWant(topic, self.config.partitions) for topic in sorted(events.topics()))
-        groups = ()
+        topics = tuple(TopicWant(topic, self.config.partitions) for topic in sorted(declared_topics()))
+        groups: tuple[GroupWant, ...] = ()
         if self.mode == "worker" and self.context.routes.topics:
             groups = (GroupWant(self.service.group, self.store.store_id, self.context.routes.topics),)
         for finding in await self.transport.topology(Topology(topics, groups), apply=True):
@@ -272,6 +278,17 @@ class Runtime:
             await self.transport.close(5.0)
         await self.store.close()
 
+    async def abandon(self) -> None:
+        """End as a crash would: nothing is finished, flushed or released. For tests."""
+        self._started = False
+        self.service.opened(None)
+        for part in self._parts:
+            part.kill()
+        await asyncio.gather(*(part.ended() for part in self._parts))
+        if self.mode != "publisher":
+            await self.transport.close(0.0)
+        await self.store.close()
+
     async def _within(self, stopping: Any, part: Part) -> None:
         try:
             async with asyncio.timeout(DRAIN):
@@ -285,7 +302,7 @@ class Runtime:
         assert self.failure is not None
         waiting = asyncio.ensure_future(stop.wait())
         try:
-            await asyncio.wait({waiting, self.failure}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([waiting, self.failure], return_when=asyncio.FIRST_COMPLETED)
         finally:
             waiting.cancel()
             await self.stop()
@@ -325,7 +342,9 @@ def run_http(reference: str, config: Config, host: str, port: int) -> None:
     """Serve a service's ASGI application in this process until SIGTERM or SIGINT. Blocks."""
     service = load_service(reference)
     if service.http is None:
-        raise ConfigurationError(f"service {service.name!r} has no HTTP application: Service({service.name!r}, http=app)")
+        raise ConfigurationError(
+            f"service {service.name!r} has no HTTP application: Service({service.name!r}, http=app)"
+        )
     try:
         import uvicorn
     except ImportError as error:

@@ -1,10 +1,10 @@
 """From a handler function to a ``Consumer``: the signature says what it wants, checked at start-up.
 
-    (event: E)                      the event; ``A | B`` for a handler on several types
-    (events: list[E])               a batch handler
-    Transaction / SyncTransaction   effects, in this unit of work
-    Delivery / list[Delivery]       ids, attempt, headers, position, logger
-    anything given by provide()     made by its factory for each call
+(event: E)                      the event; ``A | B`` for a handler on several types
+(events: list[E])               a batch handler
+Transaction / SyncTransaction   effects, in this unit of work
+Delivery / list[Delivery]       ids, attempt, headers, position, logger
+anything given by provide()     made by its factory for each call
 """
 
 from __future__ import annotations

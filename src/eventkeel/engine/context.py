@@ -79,7 +79,7 @@ class Context:
             if works:
                 work = works[index]
                 causation = str(UUID(bytes=work.event_id))
-                correlation = work.delivery.correlation_id or causation
+                correlation = work.correlation or causation
             return codec.encode(
                 event,
                 new_id=self.new_id,

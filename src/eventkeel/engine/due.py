@@ -48,7 +48,11 @@ class Due(Part):
         context = self.context
         now = context.clock.now()
         heads = await context.store.due(
-            self._names, context.member, limit=AT_ONCE, ttl=context.numbers.deadline + 2 * context.numbers.lease, now=now
+            self._names,
+            context.member,
+            limit=AT_ONCE,
+            ttl=context.numbers.deadline + 2 * context.numbers.lease,
+            now=now,
         )
         point("due.leased")
         if heads:
@@ -75,7 +79,7 @@ class Due(Part):
     async def _run_head(self, head: Head) -> Gone | None:
         """MORE: applied, and more wait. None: it did not succeed, or the gate is somebody else's."""
         context = self.context
-        unit = await context.store.unit()
+        unit = context.store.unit()
         try:
             if head.lease.consumer == context.undecided:
                 return await self._tell_consumers(unit, head)
@@ -85,7 +89,7 @@ class Due(Part):
                 observer.trouble(f"{context.service} due", error)
             return None  # the lease runs out, and the inbox tells what happened
         finally:
-            await unit.close()
+            unit.close()
 
     async def _run_consumer(self, unit: Unit, head: Head, consumer: Consumer) -> Gone | None:
         context, held = self.context, head.held
@@ -94,6 +98,7 @@ class Due(Part):
         try:
             decoded = codec.decode(delivery)
             work = _work(delivery, held, consumer, decoded.event, attempt)
+            work.correlation = decoded.correlation
             scope = context.scope(unit, [work], consumer.name)
             program = head_unit(unit, scope, work, head, consumer)
             async with asyncio.timeout(context.numbers.deadline):
@@ -130,11 +135,11 @@ class Due(Part):
             reason=reason,
             error=text[:ERROR_TEXT],
         )
-        unit = await context.store.unit()
+        unit = context.store.unit()
         try:
             await drive(outcome_unit(unit, head, outcome, context.clock.now()), unit.connection)
         finally:
-            await unit.close()
+            unit.close()
         if kind == "dead":
             self._report(delivery, head.held, name, attempt, "dead", 0.0, text)
         return None
@@ -147,7 +152,9 @@ class Due(Part):
             decoded = codec.decode(delivery)
         except (UnknownType, MalformedMessage) as error:
             if isinstance(error, UnknownType) and (held.slice.topic, error.type) in context.routes.ignored:
-                return await drive(outcome_unit(unit, head, HeadOutcome("applied"), context.clock.now()), unit.connection)
+                return await drive(
+                    outcome_unit(unit, head, HeadOutcome("applied"), context.clock.now()), unit.connection
+                )
             return await self._failed(head, UNKNOWN, held.attempts + 1, error, delivery)
         consumers = context.routes.of(held.slice.topic, decoded.type)
         again = Held(
@@ -166,7 +173,14 @@ class Due(Part):
         return await drive(forward_unit(unit, head, again, names, context.clock.now()), unit.connection)
 
     def _report(
-        self, delivery: Delivery, held: Held, consumer: str, attempt: int, ending: Ending, seconds: float, error: str = ""
+        self,
+        delivery: Delivery,
+        held: Held,
+        consumer: str,
+        attempt: int,
+        ending: Ending,
+        seconds: float,
+        error: str = "",
     ) -> None:
         told = tell(delivery, held.event_id, held.type, attempt, consumer)
         for observer in self.context.observers:
@@ -196,6 +210,7 @@ def head_unit(unit: Unit, scope: Scope, work: Work, head: Head, consumer: Consum
         raise
     finally:
         scope.close()
+        point("unit.over")
     return gone
 
 
@@ -239,4 +254,3 @@ def _work(delivery: Delivery, held: Held, consumer: Consumer, event: object, att
     work = Work(arrived, consumer, consumer.name, event, held.event_id, held.key, held.type, held.fingerprint)
     work.attempt = attempt
     return work
-

@@ -66,7 +66,7 @@ class Intake(Part):
         share = self._ownership.shares.get(arrival.slice)
         if share is None or not share.live:
             return  # taken away meanwhile; its next owner gets them
-        share.incarnation = arrival.incarnation
+        share.incarnation, share.each = arrival.incarnation, arrival.each
         now = self.context.clock.monotonic()
         for delivery in arrival.items:
             share.watermark.take(delivery.position)
@@ -105,9 +105,10 @@ class Intake(Part):
                     consumer.name,
                     decoded.event,
                     event_id,
-                    key if key is not None else event_id,  # without a key it waits for nobody, and nobody for it
+                    key,
                     decoded.type,
                     decoded.fingerprint,
+                    correlation=decoded.correlation,
                 )
             )
 

@@ -73,7 +73,7 @@ class Lane(Part):
     async def stop(self) -> None:
         await super().stop()
         if self._unit is not None:
-            await self._unit.close()
+            self._unit.close()
             self._unit = None
         if self._thread is not None:
             self._thread.shutdown(wait=False)
@@ -147,7 +147,7 @@ class Lane(Part):
                 todo.appendleft(part)
             except (CommitUnknown, StoreUnavailable) as error:
                 # Nothing is known against the deliveries: ask the inbox, or the database, again.
-                await self._discard()
+                self._discard()
                 troubles += 1
                 self._report(error)
                 todo.appendleft(part)
@@ -166,7 +166,7 @@ class Lane(Part):
         """One unit of work over ``works``; what has to be handed in again."""
         consumer, clock = works[0].consumer, self.context.clock
         assert consumer is not None
-        unit = await self._open_unit()
+        unit = self._open_unit()
         scope = self.context.scope(unit, works, consumer.name)
         budget = Budget(self.context.numbers.unit_seconds, clock.monotonic)
         began = clock.monotonic()
@@ -176,7 +176,7 @@ class Lane(Part):
                 endings = await self._drive(program, unit, consumer.sync)
         except TimeoutError as error:
             scope.close()
-            await self._discard()
+            self._discard()
             late = TimeoutError(f"{consumer.name} took longer than {self.context.numbers.deadline:g} s")
             raise UnitFailed(None, late) from error
         except UnitFailed as failed:
@@ -273,22 +273,22 @@ class Lane(Part):
 
     # -- connections ---------------------------------------------------------------------------
 
-    async def _open_unit(self) -> Unit:
+    def _open_unit(self) -> Unit:
         if self._unit is None:
-            self._unit = await self.context.store.unit()
+            self._unit = self.context.store.unit()
         return self._unit
 
-    async def _discard(self) -> None:
+    def _discard(self) -> None:
         if self._unit is not None:
             unit, self._unit = self._unit, None
-            await unit.close(discard=True)
+            unit.close(discard=True)
         if self._thread is not None:
             self._thread.shutdown(wait=False)  # it may be stuck in user code; it can do no harm any more
             self._thread = None
 
     async def _alone(self, make: Callable[[Unit], Generator[Any, Any, T]]) -> T:
         """A small unit without user code."""
-        unit = await self._open_unit()
+        unit = self._open_unit()
         return await drive(make(unit), unit.connection)
 
     async def _drive(self, program: Generator[Any, Any, T], unit: Unit, sync: bool) -> T:

@@ -44,6 +44,13 @@ class Part:
         if self._task is not None:
             self._task.cancel()
 
+    async def ended(self) -> None:
+        """Returns when the loop is over, however it ended."""
+        if self._task is not None:
+            await asyncio.wait({self._task})
+            if not self._task.cancelled():
+                self._task.exception()  # seen; who killed it knows why
+
     def wake(self) -> None:
         self._woken.set()
 

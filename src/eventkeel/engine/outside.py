@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 
 from eventkeel.drive import Program, drive, drive_sync
 from eventkeel.engine.context import Context
+from eventkeel.engine.faults import point
 from eventkeel.engine.inside import INSIDE
 from eventkeel.errors import NestedTransaction, StoreUnavailable, TransactionAborted
 from eventkeel.handling import Scope, SyncTransaction, Transaction
@@ -22,13 +23,12 @@ class OpenDoor:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._loop = asyncio.get_running_loop()
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
         self._refuse_inside()
         context = self._context
-        unit = await context.store.unit()
+        unit = context.store.unit()
         scope = context.scope(unit, (), "service.transaction()")
         try:
             await self._begin(unit)
@@ -40,7 +40,7 @@ class OpenDoor:
                 raise
         finally:
             scope.close()
-            await unit.close()
+            unit.close()
 
     async def _begin(self, unit: Unit) -> None:
         try:
@@ -56,7 +56,7 @@ class OpenDoor:
     def sync_transaction(self) -> Iterator[SyncTransaction]:
         self._refuse_inside()
         context = self._context
-        unit = asyncio.run_coroutine_threadsafe(context.store.unit(), self._loop).result()
+        unit = context.store.unit()
         scope = context.scope(unit, (), "service.transaction()")
         try:
             drive_sync(unit.begin(speculative=False), unit.sync_connection)
@@ -68,7 +68,7 @@ class OpenDoor:
                 raise
         finally:
             scope.close()
-            asyncio.run_coroutine_threadsafe(unit.close(), self._loop).result()
+            unit.close()
 
     def _refuse_inside(self) -> None:
         if INSIDE.get() == self._context.service:
@@ -86,4 +86,6 @@ def _commit(unit: Unit, scope: Scope) -> Program[None]:
         ) from scope.broken
     yield from scope.flush(catchable=True)
     yield from unit.append(scope.records, scope.now)
+    point("outside.before_commit")
     yield from unit.commit()
+    point("outside.committed")

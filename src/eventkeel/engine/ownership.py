@@ -67,9 +67,7 @@ class Ownership(Part):
             self._slices = tuple(sorted(await context.transport.slices(context.group, context.routes.topics)))
             await self._share_out(self._slices, view.members, view.owners)
 
-    async def _share_out(
-        self, slices: Sequence[Slice], members: Sequence[str], owners: Sequence[OwnerRow]
-    ) -> None:
+    async def _share_out(self, slices: Sequence[Slice], members: Sequence[str], owners: Sequence[OwnerRow]) -> None:
         me, now = self.context.member, self.context.clock.now()
         taken = {
             row.slice: row.owner
@@ -118,7 +116,7 @@ class Ownership(Part):
         at = None if position is None else Position(position, owned.incarnation)
         numbers = self.context.numbers
         suspect = numbers.batch_size * numbers.lanes if owned.suspect else 0
-        share = Share(owned.slice, owned.epoch, owned.incarnation, position or 0, suspect)
+        share = Share(owned.slice, owned.epoch, owned.incarnation, position, suspect)
         self.shares[owned.slice] = share
         try:
             await self._subscription.begin(owned.slice, at)
@@ -133,7 +131,7 @@ class Ownership(Part):
             gone: list[Slice] = []
             for slice in slices:
                 if slice in self.relays:
-                    marks.append(Mark(slice, self.relays.pop(slice), 0, ""))
+                    marks.append(Mark(slice, self.relays.pop(slice), None, ""))
                     continue
                 share = self.shares.pop(slice, None)
                 if share is None:
@@ -144,11 +142,9 @@ class Ownership(Part):
                     await lane.quiet(share)
                 marks.append(self._mark(share))
                 if share.dirty and self._subscription is not None:
-                    await self._subscription.settle(slice, self._positions(share))
+                    await self._subscription.settle(slice, share.to_settle())
             if marks:
-                await self.context.store.progress(
-                    self.context.group, marks, release=True, now=self.context.clock.now()
-                )
+                await self.context.store.progress(self.context.group, marks, release=True, now=self.context.clock.now())
             if gone and self._subscription is not None:
                 await self._subscription.release(gone)
             for slice in gone:
@@ -184,7 +180,7 @@ class Ownership(Part):
             return
         for share in shares:
             if share.live and share.dirty:
-                await self._subscription.settle(share.slice, self._positions(share))
+                await self._subscription.settle(share.slice, share.to_settle())
 
     def passed_over(self, share: Share) -> None:
         if not self._passed:
@@ -197,7 +193,7 @@ class Ownership(Part):
         if not force and now - self._settled_at < self.context.numbers.settle_every:
             return
         self._settled_at = now
-        shares = [share for share in self.shares.values() if share.live and share.watermark.base > share.stored]
+        shares = [s for s in self.shares.values() if s.live and not s.each and s.watermark.base != s.stored]
         if not shares:
             return
         marks = [self._mark(share) for share in shares]
@@ -211,10 +207,8 @@ class Ownership(Part):
         point("progress.flushed")
 
     def _mark(self, share: Share) -> Mark:
-        return Mark(share.slice, share.epoch, share.watermark.base, share.incarnation)
-
-    def _positions(self, share: Share) -> list[Position]:
-        return share.to_settle(self.context.transport.caps.settle == "prefix")
+        base = None if share.each else share.watermark.base
+        return Mark(share.slice, share.epoch, base, share.incarnation)
 
     async def leave(self) -> None:
         """Release everything and say goodbye: the others need not wait for the leases to run out."""

@@ -17,7 +17,7 @@ from eventkeel.engine.lifecycle import Part
 from eventkeel.engine.ownership import Ownership
 from eventkeel.message import Headers, Outgoing, Slice
 from eventkeel.ports.store import Unsent
-from eventkeel.ports.transport import Outcome, Refused, Sent, Topology, TopicWant
+from eventkeel.ports.transport import Outcome, Refused, Sent, TopicWant, Topology
 
 
 class Relay(Part):
@@ -43,13 +43,14 @@ class Relay(Part):
         if not shards or not self._lease_is_fresh():
             return False
         numbers = self.context.numbers
-        rows = await self.context.store.unsent([shard.partition for shard in shards], numbers.relay_wave)
+        pipelined = self.context.transport.caps.ordered_pipeline
+        rows = await self.context.store.unsent(
+            [shard.partition for shard in shards], numbers.relay_wave, heads_only=not pipelined
+        )
         if not rows:
             self._troubles = 0
             return False
         full = len(rows) == numbers.relay_wave
-        if not self.context.transport.caps.ordered_pipeline:
-            rows = _one_per_key(rows)
         point("relay.selected")
         began = self.context.clock.monotonic()
         outcomes = await self.context.transport.publish([_outgoing(row) for row in rows], numbers.publish_deadline)
@@ -60,16 +61,14 @@ class Relay(Part):
                 observer.relayed(sent, self.context.clock.monotonic() - began)
         whole = sent == len(rows)
         self._troubles = 0 if whole else self._troubles + 1
-        return whole and (full or not self.context.transport.caps.ordered_pipeline)
+        return whole and (full or not pipelined)
 
     def _lease_is_fresh(self) -> bool:
         """Stop sending before anybody else may start: saves duplicates, is not what makes it safe."""
         age = self.context.clock.monotonic() - self._ownership.renewed_at
         return age < self.context.numbers.lease * 2 / 3
 
-    async def _record(
-        self, rows: Sequence[Unsent], outcomes: Sequence[Outcome], shards: dict[Slice, int]
-    ) -> int:
+    async def _record(self, rows: Sequence[Unsent], outcomes: Sequence[Outcome], shards: dict[Slice, int]) -> int:
         """Remove what was confirmed, mark what was refused for good; the number confirmed."""
         by_shard: dict[int, list[int]] = defaultdict(list)
         missing: set[str] = set()
@@ -98,11 +97,3 @@ def _shard_topic(shards: dict[Slice, int]) -> str:
 
 def _outgoing(row: Unsent) -> Outgoing:
     return Outgoing(row.topic, row.key, Headers.from_packed(row.headers), row.body)
-
-
-def _one_per_key(rows: Sequence[Unsent]) -> list[Unsent]:
-    """Where the broker does not keep a session's order: one outstanding event per key."""
-    first: dict[tuple[str, bytes], Unsent] = {}
-    for row in rows:
-        first.setdefault((row.topic, row.key), row)
-    return list(first.values())

@@ -60,7 +60,10 @@ def unit_of_work(
     try:
         point("unit.begun")
         if lost := (yield from unit.fence(group, {work.share.slice: work.share.epoch for work in works})):
+            point("unit.fenced")
             raise FencedOff(lost)
+        if consumer.exclusive:
+            yield from unit.exclude(consumer.name, sorted({work.key for work in works if work.key is not None}))
         verdicts = yield from unit.claim(consumer.name, [work.claim() for work in works], scope.now)
         point("unit.claimed")
         if consumer.batch:
@@ -104,6 +107,7 @@ def unit_of_work(
         raise
     finally:
         scope.close()
+        point("unit.over")
     point("unit.committed")
     return endings
 

@@ -14,9 +14,21 @@ from eventkeel.routing import Consumer
 class Share:
     """A slice as this process owns it: the epoch that fences it, and how far it is finished."""
 
-    __slots__ = ("dirty", "epoch", "finished", "incarnation", "live", "running", "slice", "stored", "suspect", "watermark")
+    __slots__ = (
+        "dirty",
+        "each",
+        "epoch",
+        "finished",
+        "incarnation",
+        "live",
+        "running",
+        "slice",
+        "stored",
+        "suspect",
+        "watermark",
+    )
 
-    def __init__(self, slice: Slice, epoch: int, incarnation: str, base: int, suspect: int) -> None:
+    def __init__(self, slice: Slice, epoch: int, incarnation: str, base: int | None, suspect: int) -> None:
         self.slice, self.epoch, self.incarnation = slice, epoch, incarnation
         self.watermark = Watermark(base)
         self.stored = base
@@ -30,6 +42,8 @@ class Share:
         self.running = 0
         """Deliveries handed over and not finished."""
         self.dirty = False
+        self.each = False
+        """Its broker settles each delivery by itself and stores no position."""
 
     def finish(self, position: int) -> None:
         self.watermark.finish(position)
@@ -37,13 +51,13 @@ class Share:
         self.running -= 1
         self.dirty = True
 
-    def to_settle(self, prefix: bool) -> list[Position]:
+    def to_settle(self) -> list[Position]:
         """What the broker may be told now."""
         self.dirty = False
         finished, self.finished = self.finished, []
-        if prefix:
-            return [Position(self.watermark.base, self.incarnation)]
-        return [Position(position, self.incarnation) for position in finished]
+        if self.each:
+            return [Position(position, self.incarnation) for position in finished]
+        return [] if self.watermark.base is None else [Position(self.watermark.base, self.incarnation)]
 
 
 class Arrived:
@@ -66,7 +80,21 @@ class Arrived:
 class Work:
     """One delivery for one consumer (None: nobody can be told; see ``refusal``)."""
 
-    __slots__ = ("arrived", "attempt", "consumer", "event", "event_id", "fingerprint", "finished", "key", "marked", "name", "refusal", "type")
+    __slots__ = (
+        "arrived",
+        "attempt",
+        "consumer",
+        "correlation",
+        "event",
+        "event_id",
+        "fingerprint",
+        "finished",
+        "key",
+        "marked",
+        "name",
+        "refusal",
+        "type",
+    )
 
     def __init__(
         self,
@@ -79,10 +107,11 @@ class Work:
         type: str,
         fingerprint: bytes | None = None,
         refusal: Refusal | None = None,
+        correlation: str | None = None,
     ) -> None:
         self.arrived, self.consumer, self.name, self.event = arrived, consumer, name, event
         self.event_id, self.key, self.type, self.fingerprint = event_id, key, type, fingerprint
-        self.refusal = refusal
+        self.refusal, self.correlation = refusal, correlation
         self.attempt = 1
         self.finished = False
         self.marked = False
@@ -99,9 +128,7 @@ class Work:
     def claim(self) -> Claim:
         arrived = self.arrived
         share = arrived.share
-        return Claim(
-            self.event_id, share.slice, arrived.delivery.position, share.epoch, self.key, self.fingerprint
-        )
+        return Claim(self.event_id, share.slice, arrived.delivery.position, share.epoch, self.key, self.fingerprint)
 
     def told(self) -> Delivery:
         """The delivery as a handler (or an observer) sees it, with ids and attempt."""

@@ -18,14 +18,16 @@ class Watermark:
 
     __slots__ = ("_finished", "_open", "base")
 
-    def __init__(self, base: int) -> None:
+    def __init__(self, base: int | None) -> None:
         self.base = base
-        """Next position wanted: everything before it is finished."""
+        """Next position wanted: everything before it is finished. None: nothing came yet."""
         self._open: deque[int] = deque()
         self._finished: set[int] = set()
 
     def take(self, position: int) -> None:
         """A delivery was handed over; positions come in rising order."""
+        if self.base is None:
+            self.base = position
         self._open.append(position)
 
     def finish(self, position: int) -> None:

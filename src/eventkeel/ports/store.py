@@ -225,7 +225,8 @@ class Mark(NamedTuple):
 
     slice: Slice
     epoch: int
-    position: int
+    position: int | None
+    """Next position wanted; None: nothing came yet, leave what is stored."""
     incarnation: str
 
 
@@ -275,7 +276,13 @@ class Unit(Protocol):
         ...
 
     def fence(self, group: str, epochs: Mapping[Slice, int]) -> Op[tuple[Slice, ...]]:
-        """The slices that are no longer owned under these epochs; empty means: go on. One statement."""
+        """The slices that are no longer owned under these epochs; empty means: go on. One round trip.
+        What it locks (for share) must not be what ``lease`` writes, or a long unit blocks its own renewal."""
+        ...
+
+    def exclude(self, consumer: str, keys: Sequence[bytes]) -> Op[None]:
+        """For exclusive consumers: one unit at a time per key, until the transaction ends, in sorted
+        order, in a statement before the claim. SQLite: nothing to do."""
         ...
 
     def claim(self, consumer: str, claims: Sequence[Claim], now: float) -> Op[list[Verdict]]:
@@ -335,8 +342,9 @@ class Unit(Protocol):
 
     def rollback(self) -> Op[None]: ...
 
-    async def close(self, *, discard: bool = False) -> None:
-        """Give the connection back; ``discard`` throws it away (after a timeout or any doubt)."""
+    def close(self, *, discard: bool = False) -> None:
+        """Give the connection back; ``discard`` throws it away (after a timeout or any doubt).
+        Never waits, never raises; an open transaction is rolled back."""
         ...
 
 
@@ -368,8 +376,8 @@ class Store(Protocol):
         attributes, values by the one table of types. Raises StatementRefused."""
         ...
 
-    async def unit(self) -> Unit:
-        """A unit on a connection of its own; not begun yet."""
+    def unit(self) -> Unit:
+        """A unit, not begun yet. Never waits: its BEGIN gets the connection, and may wait for it."""
         ...
 
     async def take(
@@ -379,22 +387,19 @@ class Store(Protocol):
         ``force``: take them from whoever has them (the broker assigned them to us)."""
         ...
 
-    async def lease(
-        self, group: str, member: str, held: Mapping[Slice, int], *, ttl: float, now: float
-    ) -> LeaseView:
+    async def lease(self, group: str, member: str, held: Mapping[Slice, int], *, ttl: float, now: float) -> LeaseView:
         """Say that this member lives, and renew what it holds (epochs unchanged)."""
         ...
 
     async def leave(self, group: str, member: str) -> None: ...
 
-    async def progress(
-        self, group: str, marks: Sequence[Mark], *, release: bool, now: float
-    ) -> tuple[Slice, ...]:
+    async def progress(self, group: str, marks: Sequence[Mark], *, release: bool, now: float) -> tuple[Slice, ...]:
         """Store next positions where the epoch is still ours; never backwards. The slices refused."""
         ...
 
-    async def unsent(self, shards: Sequence[int], limit: int, skip: Sequence[int] = ()) -> list[Unsent]:
-        """Outbox rows in order, without those whose key is stuck and without the ids in flight."""
+    async def unsent(self, shards: Sequence[int], limit: int, *, heads_only: bool = False) -> list[Unsent]:
+        """Outbox rows in order, without those whose key is stuck. ``heads_only``: of each key the first
+        alone, for brokers that may have one message of a key outstanding (a hot key starves nobody)."""
         ...
 
     async def sent(self, group: str, shard: Slice, epoch: int, ids: Sequence[int]) -> bool:
@@ -405,9 +410,7 @@ class Store(Protocol):
         """The broker will never take this row: it blocks its key, visible with its reason."""
         ...
 
-    async def due(
-        self, consumers: Sequence[str], member: str, *, limit: int, ttl: float, now: float
-    ) -> list[Head]:
+    async def due(self, consumers: Sequence[str], member: str, *, limit: int, ttl: float, now: float) -> list[Head]:
         """Lease due gates and give their heads; each gets a new gate epoch."""
         ...
 

@@ -18,7 +18,8 @@ class Caps(msgspec.Struct, frozen=True):
     """What a broker can do. What it cannot is refused at start-up, never ignored."""
 
     settle: Literal["prefix", "each"]
-    """``prefix``: settling a position settles all before it. ``each``: one by one."""
+    """What its slices usually do. ``prefix``: settling a position settles all before it. ``each``: one
+    by one. A single slice may differ: ``Deliveries.each``."""
     log: bool
     """Messages can be read again."""
     ordered_pipeline: bool
@@ -27,6 +28,8 @@ class Caps(msgspec.Struct, frozen=True):
     """The broker assigns slices; otherwise the engine does, by leases in the store."""
     max_body: int
     """Largest body in bytes."""
+    max_key: int = 1024
+    """Largest key in bytes."""
 
 
 class TopicWant(msgspec.Struct, frozen=True):
@@ -109,8 +112,11 @@ class Lost(msgspec.Struct, frozen=True):
 class Deliveries(msgspec.Struct, frozen=True, gc=False):
     slice: Slice
     incarnation: str
-    """Handed back to ``settle`` inside each ``Position``; an old one is dropped by the adapter."""
+    """Opaque to the engine, which never makes or compares one: ``settle`` gets it back inside each
+    ``Position`` and drops an old one; ``begin`` compares only the part of it that outlives a session."""
     items: Sequence[Delivery]
+    each: bool = False
+    """Deliveries of this slice are settled one by one, and have no position that could be stored."""
 
 
 class Broken(msgspec.Struct, frozen=True):
@@ -129,6 +135,8 @@ class SliceLag(msgspec.Struct, frozen=True):
     """Next position the group has told the broker about (a hint; the store is the judge); None: never."""
     end: int
     """Position that the next message will get."""
+    incarnation: str = ""
+    """Of the topic now; empty: the broker has no such thing."""
     oldest: float | None = None
     """Broker time (Unix seconds) of the oldest message that is not settled."""
 
@@ -188,7 +196,8 @@ class Transport(Protocol):
     async def publish(self, wave: Sequence[Outgoing], deadline: float) -> Sequence[Outcome]:
         """Send a wave, in order per key; one outcome each; returns when all are decided or
         ``deadline`` seconds have passed (the rest is Unknown). Never raises for a single message.
-        Behind a message that was not sent, nothing of its (topic, key) is sent in this wave."""
+        Behind a message that was not sent, nothing of its (topic, key) is ``Sent`` in this wave, unless
+        the broker had it in flight already; the relay sends again from the first unsent of the key."""
         ...
 
     def subscribe(self, group: str, topics: Sequence[str], budget: Budget) -> Subscription: ...

@@ -1,0 +1,76 @@
+"""A user's SQL with ``:name`` placeholders, as SQLite wants it, and what it may not say.
+
+The tokenizer knows strings, quoted identifiers, comments, ``::`` casts and ``$$`` quotes, so that the
+same statement means the same on every store.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from eventkeel.errors import StatementRefused
+
+_TOKEN = re.compile(
+    r"""
+      (?P<skip> '(?:[^']|'')*' | "(?:[^"]|"")*" | `[^`]*` | --[^\n]* | /\*.*?\*/
+              | (?P<tag>\$\w*\$).*?(?P=tag) | :: )
+    | :(?P<name>[A-Za-z_]\w*)
+    | (?P<mark>\?\d*|%s|[@$][A-Za-z_]\w*)
+    | (?P<end>;)
+    | (?P<word>[A-Za-z_]\w*)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_ENGINES_OWN = frozenset(
+    "begin commit end rollback savepoint release attach detach vacuum pragma reindex analyze".split()
+)
+
+
+class Compiled(NamedTuple):
+    sql: str
+    names: tuple[str, ...]
+
+
+def compile_sql(sql: str) -> Compiled:
+    """``:name`` -> ``?n``. Raises StatementRefused: other placeholders, several statements, or a
+    statement that begins or ends transactions or changes the database's settings."""
+    names: dict[str, int] = {}
+    out: list[str] = []
+    at = 0
+    first: str | None = None
+    previous = ""
+    ended = False
+    for token in _TOKEN.finditer(sql):
+        if token["skip"] is not None:
+            continue
+        if ended:
+            raise StatementRefused(f"one statement at a time: {brief(sql)}")
+        if token["end"]:
+            ended = True
+        elif token["mark"]:
+            raise StatementRefused(f"placeholders are written :name, not {token['mark']!r}: {brief(sql)}")
+        elif token["name"]:
+            number = names.setdefault(token["name"], len(names) + 1)
+            out += (sql[at : token.start()], f"?{number}")
+            at = token.end()
+        elif token["word"]:
+            word = token["word"].lower()
+            first = first or word
+            if previous == "or" and word == "rollback":
+                raise StatementRefused(f"'or rollback' would end the engine's transaction: {brief(sql)}")
+            previous = word
+    if first is None:
+        raise StatementRefused(f"there is no statement in {brief(sql)!r}")
+    if first in _ENGINES_OWN:
+        raise StatementRefused(
+            f"{first.upper()} belongs to the engine, which commits what a handler does together with its inbox row"
+            f"{'; use tx.savepoint()' if first in ('savepoint', 'release', 'rollback') else ''}: {brief(sql)}"
+        )
+    out.append(sql[at:])
+    return Compiled("".join(out).rstrip().rstrip(";"), tuple(names))
+
+
+def brief(sql: str) -> str:
+    text = " ".join(sql.split())
+    return text if len(text) <= 120 else text[:119] + "…"

@@ -1,0 +1,351 @@
+"""A service's database in one SQLite file, for any number of processes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import apsw
+
+from eventkeel._sqlite import Wake, begin_immediate_async, connect
+from eventkeel.errors import ConfigurationError, NotYetSupported, TransactionError
+from eventkeel.message import Slice
+from eventkeel.ports.store import (
+    ConsumerName,
+    GateLease,
+    Head,
+    Held,
+    LeaseView,
+    Mark,
+    Owned,
+    OwnerRow,
+    Row,
+    Schema,
+    Statement,
+    StoreCaps,
+    Unsent,
+)
+from eventkeel.stores.sqlite.connection import AsyncSide, Handle
+from eventkeel.stores.sqlite.migrate import apply_schema, check_consumers, check_service
+from eventkeel.stores.sqlite.placeholders import Compiled, brief, compile_sql
+from eventkeel.stores.sqlite.unit import SQL, SQLiteUnit
+from eventkeel.stores.sqlite.values import bind
+
+T = TypeVar("T")
+
+
+class SQLiteStore:
+    """The store in the file at ``path`` (made if missing). Implements ``ports.store.Store``.
+
+    What a unit has committed is on the disk. Every process opens its own.
+    """
+
+    def __init__(self, path: str | Path, service: str) -> None:
+        self.path, self.service = Path(path), service
+        self.caps = StoreCaps(parallel_units=False, relay_shards=1)
+        self.store_id = ""
+        self._free: list[Handle] = []
+        self._private: apsw.Connection | None = None
+        self._consumers: dict[str, int] = {}
+        self._names: dict[int, str] = {}
+        self._compiled: dict[str, Compiled] = {}
+        self._queue = asyncio.Lock()
+        self._wake: Wake | None = None
+        self._wakers: list[Callable[[], None]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid = 0
+
+    # -- life ----------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        if self._private is not None:
+            return
+        self._pid, self._loop = os.getpid(), asyncio.get_running_loop()
+        # For what may safely be done twice (leases, progress, removing what was sent): a commit that a
+        # power failure undoes costs a duplicate that the inboxes absorb, not an fsync each time.
+        self._private = connect(self.path)
+        self._private.execute("pragma synchronous=normal")
+        schema = resources.files("eventkeel.stores.sqlite").joinpath("schema.sql").read_text("utf-8")
+        async with self._transaction() as db:
+            db.execute(schema)
+            db.execute(SQL["put_meta"], ("store_id", os.urandom(16).hex()))
+            self.store_id = db.execute(SQL["get_meta"], ("store_id",)).fetchall()[0][0]
+        self._wake = Wake(self.path)
+
+    async def close(self) -> None:
+        if self._private is None:
+            return
+        if self._wake is not None:
+            self._wake.close()
+            self._wake = None
+        for handle in self._free:
+            handle.close()
+        self._free.clear()
+        self._wakers.clear()
+        private, self._private = self._private, None
+        with contextlib.suppress(apsw.Error):
+            private.close()
+
+    async def migrate(self, want: Schema, *, apply: bool) -> None:
+        async with self._transaction() as db:
+            check_service(db, want.service, str(self.path), apply)
+            undecided = ConsumerName(f"{want.service}/*", ())
+            check_consumers(db, want, apply)
+            if apply:
+                for consumer in (*want.consumers, undecided):
+                    db.execute(SQL["add_consumer"], (consumer.name, " ".join(sorted(consumer.handles))))
+            self._read_consumers(db)
+        if apply:
+            async with self._transaction() as db:
+                apply_schema(db, want)
+
+    def _read_consumers(self, db: apsw.Connection) -> None:
+        rows = db.execute(SQL["consumers"]).fetchall()
+        self._consumers = {name: number for number, name, _ in rows}
+        self._names = {number: name for number, name, _ in rows}
+
+    @contextlib.asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[apsw.Connection]:
+        """A short transaction of the store's own."""
+        if self._private is None or self._pid != os.getpid():
+            raise ConfigurationError(f"the store {self.path} is not open in this process")
+        async with self._queue:
+            private = self._private
+            if private is None:
+                raise ConfigurationError(f"the store {self.path} was closed")
+            await begin_immediate_async(private)
+            try:
+                yield private
+                private.execute("commit")
+            finally:
+                if private.in_transaction:
+                    private.execute("rollback")
+
+    def _ask(self, sql: str, params: Sequence[Any] = ()) -> list[Row]:
+        if self._private is None:
+            raise ConfigurationError(f"the store {self.path} is not open in this process")
+        rows: list[Row] = self._private.execute(SQL[sql], params).fetchall()
+        return rows
+
+    # -- units ---------------------------------------------------------------------------------
+
+    def unit(self) -> SQLiteUnit:
+        if self._private is None:
+            raise ConfigurationError(f"the store {self.path} is not open in this process")
+        handle = self._free.pop() if self._free else Handle(str(self.path))
+        return SQLiteUnit(
+            handle,
+            AsyncSide(handle, self._queue),
+            self._id,
+            self._consumers.get(f"{self.service}/*", 0),
+            self._notify,
+            self._take_back,
+        )
+
+    def _take_back(self, handle: Handle, discard: bool) -> None:
+        if discard or self._private is None:
+            handle.close()
+        else:
+            self._free.append(handle)
+
+    def _id(self, consumer: str) -> int:
+        number = self._consumers.get(consumer)
+        if number is None:
+            raise ConfigurationError(f"no consumer {consumer!r} is registered in {self.path}")
+        return number
+
+    def prepare(self, sql: str, params: Any) -> Statement:
+        compiled = self._compiled.get(sql)
+        if compiled is None:
+            compiled = self._compiled[sql] = compile_sql(sql)
+        if not compiled.names:
+            return Statement(compiled.sql)
+        try:
+            if isinstance(params, Mapping):
+                return Statement(compiled.sql, [bind(params[name]) for name in compiled.names])
+            return Statement(compiled.sql, [bind(getattr(params, name)) for name in compiled.names])
+        except (KeyError, AttributeError) as error:
+            missing = [n for n in compiled.names if not _has(params, n)]
+            raise TransactionError(
+                f"no value for :{', :'.join(missing) or error} in {brief(sql)}; parameters are a mapping, or an "
+                "object with these attributes"
+            ) from error
+
+    # -- wake-ups ------------------------------------------------------------------------------
+
+    def on_commit(self, wake: Callable[[], None]) -> None:
+        assert self._loop is not None and self._wake is not None
+        if not self._wakers:
+            self._wake.listen(self._loop, self._wake_all)
+        self._wakers.append(wake)
+
+    def _wake_all(self) -> None:
+        for wake in self._wakers:
+            wake()
+
+    def _notify(self) -> None:
+        """After a commit: this process at once, the others by datagram. From any thread."""
+        if self._wake is not None:
+            self._wake.notify()
+        if self._wakers and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._wake_all)
+
+    # -- ownership -----------------------------------------------------------------------------
+
+    async def take(
+        self, group: str, member: str, slices: Sequence[Slice], *, ttl: float, now: float, force: bool = False
+    ) -> list[Owned]:
+        taken: list[Owned] = []
+        async with self._transaction() as db:
+            for slice in slices:
+                rows = db.execute(SQL["owner"], (group, *slice)).fetchall()
+                owner, epoch, position, incarnation, until = rows[0] if rows else ("", 0, None, "", 0.0)
+                if owner not in ("", member) and until > now and not force:
+                    continue
+                db.execute(SQL["take"], (group, *slice, member, epoch + 1, now + ttl))
+                suspect = owner not in ("", member)
+                taken.append(Owned(slice, epoch + 1, position, incarnation, suspect))
+        return taken
+
+    async def lease(self, group: str, member: str, held: Mapping[Slice, int], *, ttl: float, now: float) -> LeaseView:
+        async with self._transaction() as db:
+            db.execute(SQL["alive"], (group, member, now + ttl))
+            db.execute(SQL["bury_members"], (group, now - 100 * ttl))
+            lost = [
+                slice
+                for slice, epoch in held.items()
+                if not db.execute(SQL["renew"], (now + ttl, group, *slice, member, epoch)).fetchall()
+            ]
+            members = tuple(name for (name,) in db.execute(SQL["members"], (group, now)))
+            owners = tuple(
+                OwnerRow(Slice(topic, partition, generation), owner, epoch, until, position)
+                for topic, partition, generation, owner, epoch, until, position in db.execute(SQL["owners"], (group,))
+            )
+        return LeaseView(members, owners, tuple(lost))
+
+    async def leave(self, group: str, member: str) -> None:
+        async with self._transaction() as db:
+            db.execute(SQL["leave"], (group, member))
+        self._notify()
+
+    async def progress(self, group: str, marks: Sequence[Mark], *, release: bool, now: float) -> tuple[Slice, ...]:
+        refused: list[Slice] = []
+        async with self._transaction() as db:
+            for slice, epoch, position, incarnation in marks:
+                params = (position, incarnation, group, *slice, epoch)
+                if not db.execute(SQL["progress"], params).fetchall():
+                    refused.append(slice)
+                elif release:
+                    db.execute(SQL["release"], (group, *slice, epoch))
+        if release:
+            self._notify()
+        return tuple(refused)
+
+    # -- outbox --------------------------------------------------------------------------------
+
+    async def unsent(self, shards: Sequence[int], limit: int, *, heads_only: bool = False) -> list[Unsent]:
+        if 0 not in shards:
+            return []
+        rows = self._ask("unsent_heads" if heads_only else "unsent", (limit,))
+        return [Unsent(*row) for row in rows]
+
+    async def sent(self, group: str, shard: Slice, epoch: int, ids: Sequence[int]) -> bool:
+        if not ids:
+            return True
+        async with self._transaction() as db:
+            if not self._owns(db, group, shard, epoch):
+                return False
+            first, last = min(ids), max(ids)
+            if last - first + 1 == len(ids):
+                db.execute(SQL["sent_range"], (first, last))
+            else:
+                db.executemany(SQL["sent_each"], [(id,) for id in ids])
+        return True
+
+    async def stuck(self, group: str, shard: Slice, epoch: int, id: int, reason: str) -> bool:
+        async with self._transaction() as db:
+            if not self._owns(db, group, shard, epoch):
+                return False
+            db.execute(SQL["stuck"], (reason, id))
+        return True
+
+    def _owns(self, db: apsw.Connection, group: str, shard: Slice, epoch: int) -> bool:
+        return db.execute(SQL["fence"], (group, *shard)).fetchall() == [(epoch,)]
+
+    # -- gates ---------------------------------------------------------------------------------
+
+    async def due(self, consumers: Sequence[str], member: str, *, limit: int, ttl: float, now: float) -> list[Head]:
+        if not self._ask("due", (now, 1)):
+            return []
+        mine = {self._consumers[name] for name in consumers if name in self._consumers}
+        heads: list[Head] = []
+        async with self._transaction() as db:
+            for consumer, topic, key in db.execute(SQL["due"], (now, limit)).fetchall():
+                if consumer not in mine:
+                    continue
+                rows = db.execute(SQL["head"], (consumer, topic, key)).fetchall()
+                if not rows:
+                    db.execute(SQL["drop_gate"], (consumer, topic, key))
+                    continue
+                held, state = _held(rows[0])
+                if state == "dead":
+                    db.execute(SQL["set_gate"], ("blocked", 0.0, held.attempts, held.reason, consumer, topic, key))
+                    continue
+                lease = (member, now + ttl, consumer, topic, key)
+                epoch = db.execute(SQL["lease_gate"], lease).fetchall()[0][0]
+                heads.append(Head(GateLease(self._names[consumer], topic, key, epoch), held, now + ttl))
+        return heads
+
+    async def next_due(self, now: float) -> float | None:
+        due: float | None = self._ask("next_due", (now,))[0][0]
+        return due
+
+    async def next_head(self, lease: GateLease) -> Held | None:
+        place = (self._id(lease.consumer), lease.topic, lease.key)
+        if not self._ask("gate_ours", (*place, lease.epoch)):
+            return None
+        rows = self._ask("head", place)
+        if not rows:
+            return None
+        held, state = _held(rows[0])
+        return held if state == "parked" else None
+
+    # -- the rest ------------------------------------------------------------------------------
+
+    async def journal(self, consumer: str, event_id: bytes, step: str, result: bytes | None) -> bytes | None:
+        raise NotYetSupported("Steps come with a later version")
+
+    async def purge(self, *, before: float, limit: int) -> int:
+        async with self._transaction() as db:
+            db.execute(SQL["purge"], (before, limit))
+            return db.changes()
+
+
+def _has(params: Any, name: str) -> bool:
+    return name in params if isinstance(params, Mapping) else hasattr(params, name)
+
+
+def _held(row: Row) -> tuple[Held, str]:
+    number, topic, partition, generation, position, key, event_id, state, *rest = row
+    headers, body, time, type, fingerprint, attempts, reason, error = rest
+    held = Held(
+        event_id=event_id,
+        slice=Slice(topic, partition, generation),
+        position=position,
+        key=key,
+        headers=headers,
+        body=body,
+        time=time,
+        type=type,
+        fingerprint=fingerprint,
+        attempts=attempts,
+        reason=reason,
+        error=error,
+        number=number,
+    )
+    return held, state

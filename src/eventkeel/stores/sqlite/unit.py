@@ -1,0 +1,256 @@
+"""The operations of one unit of work, each a generator that yields SQL and receives rows.
+
+SQLite has one writer: between BEGIN IMMEDIATE and COMMIT nothing of another transaction can come
+in, so no row needs a lock of its own here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from eventkeel._sqlite import load_queries
+from eventkeel.errors import NotYetSupported
+from eventkeel.fingerprint import conflicts
+from eventkeel.message import Slice
+from eventkeel.ports.store import Claim, GateLease, Gone, HeadOutcome, Held, Kind, Op, Record, Statement, Verdict
+from eventkeel.stores.sqlite.connection import AsyncSide, Handle, SyncSide
+
+SQL = load_queries("eventkeel.stores.sqlite", "queries.sql")
+
+APPLIED, PARKED, DEAD, SKIPPED, CONFLICT = range(5)
+"""States of an inbox row."""
+
+_BEGIN = Statement("begin immediate", (), Kind.BEGIN)
+_COMMIT = Statement("commit", (), Kind.COMMIT)
+_ROLLBACK = Statement("rollback", (), Kind.ROLLBACK)
+_ANY_GATE = Statement(SQL["any_gate"])
+
+
+class SQLiteUnit:
+    """See ports.store.Unit."""
+
+    def __init__(
+        self,
+        handle: Handle,
+        connection: AsyncSide,
+        consumer_id: Callable[[str], int],
+        undecided: int,
+        committed: Callable[[], None],
+        give_back: Callable[[Handle, bool], None],
+    ) -> None:
+        self._handle, self.connection = handle, connection
+        self.sync_connection = SyncSide(handle)
+        self._id, self._undecided = consumer_id, undecided
+        self._committed, self._give_back = committed, give_back
+        self._news = False
+        self._closed = False
+
+    @property
+    def native(self) -> object:
+        return self._handle.native
+
+    # -- the transaction -----------------------------------------------------------------------
+
+    def begin(self, *, speculative: bool) -> Op[None]:
+        """Waits for the file's only write lock."""
+        self._news = False
+        yield _BEGIN
+
+    def commit(self) -> Op[None]:
+        yield _COMMIT
+        if self._news:
+            self._committed()
+
+    def rollback(self) -> Op[None]:
+        yield _ROLLBACK
+
+    def savepoint(self, name: str) -> Op[None]:
+        yield Statement(f"savepoint {name}")
+
+    def release(self, name: str) -> Op[None]:
+        yield Statement(f"release {name}")
+
+    def rollback_to(self, name: str) -> Op[None]:
+        yield Statement(f"rollback to {name}")
+
+    def close(self, *, discard: bool = False) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._handle.rollback()
+        self.connection.leave()
+        self._give_back(self._handle, discard)
+
+    # -- fence and claim -----------------------------------------------------------------------
+
+    def fence(self, group: str, epochs: Mapping[Slice, int]) -> Op[tuple[Slice, ...]]:
+        rows = [(group, slice.topic, slice.partition, slice.generation) for slice in epochs]
+        reply = yield Statement(SQL["fence"], rows, Kind.MANY)
+        if len(reply.rows) == len(epochs):
+            found = [epoch for (epoch,) in reply.rows]
+            return tuple(slice for (slice, mine), epoch in zip(epochs.items(), found, strict=True) if epoch != mine)
+        return tuple(epochs)  # an owner row is gone: whoever removed it, it is not ours
+
+    def exclude(self, consumer: str, keys: Sequence[bytes]) -> Op[None]:
+        """Nothing to do: the whole file is ours until the commit."""
+        return
+        yield
+
+    def claim(self, consumer: str, claims: Sequence[Claim], now: float) -> Op[list[Verdict]]:
+        mine = self._id(consumer)
+        verdicts: list[Verdict | None] = [None] * len(claims)
+        gated = (yield _ANY_GATE).rows
+        if gated:
+            yield from self._gates(mine, claims, verdicts)
+        fresh = [
+            (mine, claim.event_id, *claim.slice[:2], claim.position, claim.epoch, claim.fingerprint, now)
+            for claim, verdict in zip(claims, verdicts, strict=True)
+            if verdict is None
+        ]
+        inserted = (yield Statement(SQL["claim"], fresh, Kind.MANY)).rows if fresh else []
+        at, count = 0, len(inserted)
+        for index, claim in enumerate(claims):
+            if verdicts[index] is not None:
+                continue
+            if at < count and inserted[at][0] == claim.event_id:
+                verdicts[index] = Verdict.NEW
+                at += 1
+            else:
+                verdicts[index] = yield from self._known(mine, claim)
+        return [verdict or Verdict.DONE for verdict in verdicts]
+
+    def _gates(self, mine: int, claims: Sequence[Claim], verdicts: list[Verdict | None]) -> Op[None]:
+        """Keys that wait; but what the inbox knows already is a duplicate, gate or no gate."""
+        waiting: dict[tuple[str, bytes | None], bool] = {}
+        ahead: dict[bytes, bytes | None] = {}
+        for index, claim in enumerate(claims):
+            place = (claim.slice.topic, claim.key)
+            if place not in waiting:
+                reply = yield Statement(SQL["gate_of"], (*place, mine, self._undecided))
+                waiting[place] = bool(reply.rows)
+            if not waiting[place]:
+                continue
+            known = (yield Statement(SQL["known"], (mine, claim.event_id))).rows
+            if known or claim.event_id in ahead:
+                first = known[0][0] if known else ahead[claim.event_id]
+                verdicts[index] = _compare(first, claim.fingerprint)
+            else:
+                ahead[claim.event_id] = claim.fingerprint
+                verdicts[index] = Verdict.WAITING
+
+    def _known(self, mine: int, claim: Claim) -> Op[Verdict]:
+        if claim.fingerprint is None:
+            return Verdict.DONE
+        rows = (yield Statement(SQL["known"], (mine, claim.event_id))).rows
+        return _compare(rows[0][0] if rows else None, claim.fingerprint)
+
+    def unclaim(self, consumer: str, event_ids: Sequence[bytes]) -> Op[None]:
+        mine = self._id(consumer)
+        yield Statement(SQL["unclaim"], [(mine, event_id) for event_id in event_ids], Kind.MANY)
+
+    # -- outbox --------------------------------------------------------------------------------
+
+    def append(self, records: Sequence[Record], now: float) -> Op[None]:
+        if records:
+            rows = [(r.event_id, r.topic, r.key, r.headers, r.body, now) for r in records]
+            yield Statement(SQL["append"], rows, Kind.MANY)
+            self._news = True
+
+    def schedule(self, records: Sequence[Record], due: Sequence[float]) -> Op[None]:
+        raise NotYetSupported("timers come with a later version")
+        yield
+
+    # -- gates and dead letters ----------------------------------------------------------------
+
+    def park(self, consumer: str, held: Held, *, due: float, opens: bool, epoch: int, now: float) -> Op[bool]:
+        target = self._id(consumer)
+        assert held.key is not None
+        if not opens:
+            queue = yield from self._queue_of(target, held.slice.topic, held.key)
+            if queue is None:
+                return False
+            target = queue
+        if not (yield from self._remember(target, held, PARKED, epoch, now)):
+            return True
+        if opens:
+            gate = (target, held.slice.topic, held.key, "waiting", due, held.attempts, held.reason)
+            yield Statement(SQL["open_gate"], gate)
+        yield from self._hold(target, held, "parked", True, now)
+        self._news = True
+        return True
+
+    def _queue_of(self, consumer: int, topic: str, key: bytes) -> Op[int | None]:
+        """Behind which gate a delivery waits: one for all consumers comes first."""
+        for target in (self._undecided, consumer):
+            if (yield Statement(SQL["gate_exists"], (topic, key, target))).rows:
+                return target
+        return None
+
+    def bury(self, consumer: str, held: Held, *, blocks: bool, epoch: int, now: float) -> Op[None]:
+        target = self._id(consumer)
+        conflict = held.reason == "identity-conflict"
+        state = CONFLICT if conflict else DEAD
+        if not (yield from self._remember(target, held, state, epoch, now)):
+            return
+        if blocks:
+            gate = (target, held.slice.topic, held.key, "blocked", 0.0, held.attempts, held.reason)
+            yield Statement(SQL["open_gate"], gate)
+        yield from self._hold(target, held, "conflict" if conflict else "dead", blocks, now)
+
+    def _remember(self, consumer: int, held: Held, state: int, epoch: int, now: float) -> Op[bool]:
+        row = (consumer, held.event_id, state, *held.slice[:2], held.position, epoch, held.fingerprint, now)
+        return bool((yield Statement(SQL["remember"], row)).rows)
+
+    def _hold(self, consumer: int, held: Held, state: str, queued: bool, now: float) -> Op[None]:
+        row = (consumer, *held.slice, held.position, held.key, held.event_id, state, queued, held.headers, held.body)
+        more = (held.time, held.type, held.fingerprint, held.attempts, held.reason, held.error[:4096], now, now)
+        yield Statement(SQL["hold"], row + more)
+
+    def finish_head(self, lease: GateLease, held: Held, outcome: HeadOutcome, now: float) -> Op[Gone]:
+        consumer = self._id(lease.consumer)
+        place = (consumer, lease.topic, lease.key)
+        if not (yield Statement(SQL["gate_ours"], (*place, lease.epoch))).rows:
+            return Gone.LOST
+        self._news = True
+        error = outcome.error[:4096]
+        if outcome.kind == "applied":
+            yield Statement(SQL["drop_held"], (held.number,))
+            yield Statement(SQL["set_state"], (APPLIED, now, consumer, held.event_id))
+            return (yield from self._pass_on(place))
+        if outcome.kind == "retry":
+            yield Statement(SQL["retry_held"], (outcome.attempts, outcome.reason, error, now, held.number))
+            yield Statement(SQL["set_gate"], ("waiting", outcome.due, outcome.attempts, outcome.reason, *place))
+            return Gone.MORE
+        # What still cannot be read is no longer waited for: its key goes on, a recorded gap.
+        loose = consumer == self._undecided
+        yield Statement(SQL["kill_held"], (not loose, outcome.attempts, outcome.reason, error, now, held.number))
+        yield Statement(SQL["set_state"], (DEAD, now, consumer, held.event_id))
+        if loose:
+            gone = yield from self._pass_on(place)
+            if gone is Gone.MORE:
+                yield Statement(SQL["set_gate"], ("waiting", now, 0, "", *place))
+            return gone
+        yield Statement(SQL["set_gate"], ("blocked", 0.0, outcome.attempts, outcome.reason, *place))
+        return Gone.MORE
+
+    def _pass_on(self, place: tuple[int, str, bytes]) -> Op[Gone]:
+        if (yield Statement(SQL["more_held"], place)).rows:
+            return Gone.MORE
+        yield Statement(SQL["drop_gate"], place)
+        return Gone.EMPTY
+
+    # -- suspects ------------------------------------------------------------------------------
+
+    def mark_attempt(self, consumer: str, event_id: bytes, now: float) -> Op[int]:
+        reply = yield Statement(SQL["mark_attempt"], (self._id(consumer), event_id, now))
+        starts: int = reply.rows[0][0]
+        return starts
+
+    def clear_attempt(self, consumer: str, event_id: bytes) -> Op[None]:
+        yield Statement(SQL["clear_attempt"], (self._id(consumer), event_id))
+
+
+def _compare(first: bytes | None, second: bytes | None) -> Verdict:
+    if first is None or second is None or not conflicts(first, second):
+        return Verdict.DONE
+    return Verdict.CONFLICT

@@ -1,0 +1,70 @@
+"""A small domain for the engine's tests: orders come in, payments are made, receipts go out."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from eventkeel import Event, Retry, Service, Transaction
+
+
+class Ordered(Event, topic="ordered", key="customer", identity="number", accept="plain"):
+    number: str
+    customer: str
+    amount: Decimal
+
+
+class Paid(Event, topic="paid", key="customer"):
+    number: str
+    customer: str
+
+
+class Noted(Event, topic="noted", key="customer"):
+    customer: str
+    step: int
+
+
+SCHEMA = """
+create table if not exists payments (number text primary key, customer text not null, amount numeric not null);
+create table if not exists steps (id integer primary key, customer text not null, step integer not null);
+"""
+
+PATIENT = Retry(attempts=4, first=1.0, in_place=())
+"""No retries in place: the first failure parks."""
+
+
+def ordered(number: int | str, customer: str = "c", amount: str = "9.99") -> Ordered:
+    return Ordered(number=str(number), customer=customer, amount=Decimal(amount))
+
+
+def paying() -> Service:
+    """The reference: one row and one event per order."""
+    service = Service("paying", schema=SCHEMA, retry=PATIENT)
+
+    @service.on(Ordered)
+    async def pay(order: Ordered, tx: Transaction) -> None:
+        tx.write("insert into payments values (:number, :customer, :amount)", order)
+        tx.publish(Paid(number=order.number, customer=order.customer))
+
+    return service
+
+
+class Journal:
+    """A service that keeps, per customer, the steps it has applied; ``fail`` decides who fails."""
+
+    def __init__(self, retry: Retry = PATIENT) -> None:
+        self.calls: list[tuple[str, int]] = []
+        self.failing: dict[tuple[str, int], int] = {}
+        """(customer, step) -> how many more times it fails."""
+        self.service = Service("journal", schema=SCHEMA, retry=retry)
+
+        @self.service.on(Noted)
+        async def note(noted: Noted, tx: Transaction) -> None:
+            place = (noted.customer, noted.step)
+            self.calls.append(place)
+            tx.write("insert into steps (customer, step) values (:customer, :step)", noted)
+            if self.failing.get(place, 0):
+                self.failing[place] -= 1
+                raise RuntimeError(f"{place} fails")
+
+
+STEPS = "select step from steps where customer = :customer order by id"
