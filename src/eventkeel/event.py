@@ -225,7 +225,9 @@ def _declare(cls: type[Any], said: _Said, fields: tuple[str, ...]) -> None:
 
 def _checked(cls: type[Any], said: _Said, fields: tuple[str, ...]) -> EventSpec:
     where = f"{cls.__module__}.{cls.__qualname__}"
-    topic, type_, version = said.topic, said.type or cls.__name__, 1 if said.version is None else said.version
+    topic: Any = said.topic  # the checks are for callers that no type checker has seen
+    type_: Any = said.type or cls.__name__
+    version: Any = 1 if said.version is None else said.version
     if not isinstance(topic, str) or not _TOPIC.fullmatch(topic) or topic in (".", ".."):
         raise ConfigurationError(
             f"event {where}: topic {topic!r} cannot be a topic's name on every broker; "

@@ -63,18 +63,18 @@ def test_nothing_but_the_three_errors(
     body: bytes | None, pairs: list[tuple[str, bytes]], key: bytes | None, topic: str
 ) -> None:
     delivery = Delivery(Slice(topic, 0), 0, key, Headers(pairs), body, 0.0)
-    error: EventkeelError | None = None
+    outcome: codec.Decoded | EventkeelError
     try:
-        decoded = codec.decode(delivery)
-    except (MalformedMessage, UnknownType) as raised:
-        error = raised
-    if error is None:
-        assert decoded.key
-        assert decoded.spec.topic == topic
-    elif isinstance(error, MalformedMessage):
-        assert error.reason.islower()
-        assert error.reason.replace("-", "").isalnum()
-        assert len(str(error)) < 2000
+        outcome = codec.decode(delivery)
+    except (MalformedMessage, UnknownType) as error:
+        outcome = error
+    if isinstance(outcome, codec.Decoded):
+        assert outcome.key
+        assert outcome.spec.topic == topic
+    elif isinstance(outcome, MalformedMessage):
+        assert outcome.reason.islower()
+        assert outcome.reason.replace("-", "").isalnum()
+        assert len(str(outcome)) < 2000
 
 
 class Full(Event, topic="codec.full", key="name", identity="name", accept="plain", kw_only=True):

@@ -111,7 +111,7 @@ def test_keys_have_one_spelling(value: object, text: str) -> None:
     assert plain_text(value) == text
 
 
-@pytest.mark.parametrize("value", [None, 1.5, Decimal(1), True, b"x", ["a"], datetime.datetime(2026, 1, 1)])
+@pytest.mark.parametrize("value", [None, 1.5, Decimal(1), True, b"x", ["a"], datetime.datetime(2026, 1, 1)])  # noqa: DTZ001
 def test_values_with_several_spellings_are_no_keys(value: object) -> None:
     with pytest.raises(TypeError):
         plain_text(value)

@@ -20,7 +20,7 @@ from eventkeel.fingerprint import Number
 
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 _members = msgspec.json.Decoder(dict[str, Any], float_hook=Number).decode
-_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*+\\u0000")
 _DETAIL = 300
 
 

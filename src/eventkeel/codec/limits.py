@@ -26,9 +26,9 @@ MAX_ID = 128
 MAX_TYPE = 200
 
 _STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\Z)', re.DOTALL)
-_OPENING = frozenset(b"[{")
-_KEPT = frozenset(b"[]{}")
-_NOT_BRACKETS = bytes(each for each in range(256) if each not in _KEPT)
+_OPEN = ord("[")
+_AS_SQUARE = bytes.maketrans(b"{}", b"[]")
+_NOT_BRACKETS = bytes(each for each in range(256) if each not in b"[]{}")
 
 
 def check_key(key: bytes | None) -> None:
@@ -61,11 +61,23 @@ def _check_closely(body: bytes) -> None:
     fields = bare.count(b":")
     if fields > MAX_FIELDS:
         raise LimitExceeded("too-many-fields", f"{fields} members; at most {MAX_FIELDS}")
-    depth = 0
-    for each in bare.translate(None, _NOT_BRACKETS):
-        if each in _OPENING:
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise LimitExceeded("too-deep", f"nested deeper than {MAX_DEPTH}")
-        else:
-            depth -= 1
+    nest = bare.translate(_AS_SQUARE, _NOT_BRACKETS)
+    left = nest
+    for _ in range(MAX_DEPTH):  # each round takes the innermost level away, everywhere at once
+        if not left:
+            return
+        left = left.replace(b"[]", b"")
+    if left and _depth(nest) > MAX_DEPTH:
+        raise LimitExceeded("too-deep", f"nested deeper than {MAX_DEPTH}")
+
+
+def _depth(nest: bytes) -> int:
+    """The deepest place among brackets that need not be balanced; stops counting beyond the limit."""
+    depth = deepest = 0
+    for each in nest:
+        depth += 1 if each == _OPEN else -1
+        if depth > deepest:
+            deepest = depth
+            if deepest > MAX_DEPTH:
+                break
+    return deepest
