@@ -5,16 +5,17 @@ from __future__ import annotations
 import datetime
 import enum
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 import pytest
 
 from eventkeel import codec
 from eventkeel.codec.identity import plain_text, uuid7
-from eventkeel.errors import MalformedMessage, PublishError
-from eventkeel.event import Event, event
+from eventkeel.errors import ConfigurationError, MalformedMessage, PublishError
+from eventkeel.event import Event, event, spec_of
 from tests.codec.samples import NOW, ORDER, OrderCreated, OrderPaid, SensorRead, delivered, encode, envelope, message
 
 
@@ -115,6 +116,13 @@ def test_keys_have_one_spelling(value: object, text: str) -> None:
 def test_values_with_several_spellings_are_no_keys(value: object) -> None:
     with pytest.raises(TypeError):
         plain_text(value)
+
+
+@pytest.mark.parametrize("kind", [float, Decimal, bool, bytes, list[str], Decimal | None])
+def test_a_key_without_one_spelling_is_refused_at_start_up(kind: Any) -> None:
+    made: type[Any] = event(topic="codec.unfit", key="k")(make_dataclass("Made", [("k", kind)]))
+    with pytest.raises(ConfigurationError, match=r"key='k' is a \w+, and its values have no one spelling"):
+        codec.prepare(spec_of(made))
 
 
 def test_a_key_of_whole_numbers_is_written_as_text() -> None:

@@ -8,7 +8,7 @@ in another one, so that a neighbour on the same partition is never harmed.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_type_hints
 from uuid import UUID
 
 import msgspec
@@ -63,8 +63,17 @@ _wires: dict[EventSpec, _Wire] = {}
 
 def prepare(spec: EventSpec) -> None:
     """Make what encoding and decoding of a class need. Raises ConfigurationError where a field cannot be
-    JSON; call it at start-up, so that this is not found with the first message."""
+    JSON, or where key or identity have a type whose values can be written in several ways; call it at
+    start-up, so that this is not found with the first message."""
     _wire(spec)
+    hints = get_type_hints(spec.cls)
+    for option, field in (("key", spec.key), ("identity", spec.identity)):
+        unfit = identity.unfit(hints.get(field)) if field is not None else None
+        if unfit is not None:
+            raise ConfigurationError(
+                f"event {spec.where}: {option}={field!r} is a {unfit}, and its values have no one spelling; "
+                "use a field of str, int, UUID, an enum or a date"
+            )
 
 
 def encode(

@@ -13,18 +13,21 @@ import datetime
 import enum
 import os
 import re
+import typing
 from collections.abc import Callable
+from decimal import Decimal
 from hashlib import sha1
 from typing import Any
 from uuid import UUID
 
 from eventkeel.message import Delivery
 
-__all__ = ["foreign_id", "identity_hash", "plain_text", "position_id", "uuid7"]
+__all__ = ["foreign_id", "identity_hash", "plain_text", "position_id", "unfit", "uuid7"]
 
 _FACT = UUID("5f0c63c2-8e1f-5b0a-9d1c-6a1c2d6c7a10").bytes
 _FOREIGN = UUID("5f0c63c2-8e1f-5b0a-9d1c-6a1c2d6c7a11").bytes
 _PLACE = UUID("5f0c63c2-8e1f-5b0a-9d1c-6a1c2d6c7a12").bytes
+_UNFIT = (float, Decimal, bool, bytes, bytearray, list, dict, set, frozenset, tuple)
 _CANONICAL = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
@@ -61,6 +64,15 @@ def plain_text(value: Any) -> str:
     if kind is datetime.date:
         return str(value)
     raise TypeError("nothing" if value is None else f"a {kind.__name__}")
+
+
+def unfit(annotation: Any) -> str | None:
+    """The name of a type that ``plain_text`` would refuse for every value, inside ``annotation``; or None."""
+    for each in typing.get_args(annotation) or (annotation,):
+        if each in _UNFIT:
+            return str(each.__name__)
+    found = typing.get_origin(annotation)
+    return str(found.__name__) if found in _UNFIT else None
 
 
 def identity_hash(topic: str, type: str) -> Callable[[str], bytes]:
