@@ -102,19 +102,18 @@ async def test_the_attempt_is_told_to_the_handler_through_parking() -> None:
 
 async def together(app: Harness, *events: object) -> None:
     """Make sure that they are one batch: they lie on the broker before anybody looks."""
+    await app.runtime.stop()
     await app.publish(*events)
+    app.runtime = app._make()
+    await app.runtime.start()
     await app.until_quiet()
 
 
 async def test_known_blame_runs_only_the_failing_one_alone() -> None:
     journal = Journal()
     journal.failing = {("c3", 3): 1}
-    async with harness(journal.service) as app:
-        await app.runtime.stop()
-        app.runtime = app._make()
-        await app.publish(*[Noted(customer=f"c{n}", step=n) for n in range(8)])
-        await app.runtime.start()
-        await app.until_quiet()
+    async with harness(journal.service, partitions=1) as app:
+        await together(app, *[Noted(customer=f"c{n}", step=n) for n in range(8)])
         assert await app.rows("select count(*), count(distinct step) from steps") == [(8, 8)]
     # 4 in the failed batch (0..3), then 0..2 again, 3 again after parking, 4..7 once
     assert len(journal.calls) <= 4 + 3 + 1 + 1 + 4 + 8
@@ -137,7 +136,7 @@ async def test_unknown_blame_runs_them_one_by_one_and_only_the_culprit_fails() -
             {"customer": noted.customer, "step": noted.step, "parent": parent},
         )
 
-    async with harness(service) as app:
+    async with harness(service, partitions=1) as app:
         await together(app, *[Noted(customer=f"c{n}", step=n) for n in range(8)])
         assert sorted(step for (step,) in await app.rows("select step from steps")) == [0, 1, 2, 4, 5, 6, 7]
         rows = await app.rows(HELD)
@@ -159,7 +158,7 @@ async def test_a_queued_write_that_fails_is_the_blame_of_who_queued_it() -> None
             return
         tx.write("insert into steps (customer, step) values (:customer, :step)", noted)
 
-    async with harness(service) as app:
+    async with harness(service, partitions=1) as app:
         await together(app, Noted(customer="writer", step=1), *[Noted(customer=f"r{n}", step=n) for n in range(6)])
         assert await app.rows("select count(*) from steps") == [(6,)]
         held = await app.rows("select key, state from eventkeel_held")
@@ -230,7 +229,7 @@ async def test_a_transaction_that_sqlite_ended_by_itself_commits_nothing() -> No
             connection = await tx.native()
             connection.execute("rollback")
 
-    async with harness(service) as app:
+    async with harness(service, partitions=1) as app:
         await together(app, *[Noted(customer=f"c{n}", step=n) for n in range(4)])
         assert sorted(await app.rows("select step from steps")) == [(0,), (2,), (3,)]
         (row,) = await app.rows(HELD)
@@ -250,12 +249,8 @@ async def test_a_batch_handler_that_fails_is_called_again_with_lists_of_one() ->
                 raise RuntimeError("three")
             tx.write("insert into steps (customer, step) values (:customer, :step)", each)
 
-    async with harness(service) as app:
-        await app.runtime.stop()
-        app.runtime = app._make()
-        await app.publish(*[Noted(customer=f"c{n}", step=n) for n in range(8)])
-        await app.runtime.start()
-        await app.until_quiet()
+    async with harness(service, partitions=1) as app:
+        await together(app, *[Noted(customer=f"c{n}", step=n) for n in range(8)])
         assert sorted(await app.rows("select step from steps")) == [(n,) for n in (0, 1, 2, 4, 5, 6, 7)]
         assert max(sizes) > 1 and 1 in sizes
 

@@ -54,12 +54,15 @@ class Ownership(Part):
         """Renew what is ours, then take or give back until every member has its share."""
         context, numbers = self.context, self.context.numbers
         began = context.clock.monotonic()
+        await self.lost([slice for slice, share in self.shares.items() if not share.live])  # fenced meanwhile
         held = {**{slice: share.epoch for slice, share in self.shares.items() if share.live}, **self.relays}
         view = await context.store.lease(
             context.group, context.member, held, ttl=numbers.lease, now=context.clock.now()
         )
         self.renewed_at = began
-        await self.lost(view.lost)
+        # What a unit found fenced is not ours any more either: kept here, it would never be taken again.
+        fenced = [slice for slice, share in self.shares.items() if not share.live]
+        await self.lost([*view.lost, *fenced])
         shards = relay_slices(context.store.caps.relay_shards)
         await self._share_out(shards, view.members, view.owners)
         if self._subscription is not None and not context.transport.caps.assigns:
