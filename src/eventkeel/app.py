@@ -28,6 +28,7 @@ from eventkeel.engine.ownership import Ownership
 from eventkeel.engine.relay import Relay
 from eventkeel.errors import ConfigurationError, GroupTaken, NotYetSupported, PositionError
 from eventkeel.event import topics as declared_topics
+from eventkeel.ports.catalogue import Catalogue
 from eventkeel.ports.clock import Clock, SystemClock
 from eventkeel.ports.observer import Observer
 from eventkeel.ports.store import ConsumerName, Schema, Store
@@ -41,6 +42,7 @@ Mode = Literal["worker", "publisher", "relay"]
 _BUILT_IN = {
     "eventkeel.transports": {"sqlite": "eventkeel.transports.sqlite:SQLiteTransport"},
     "eventkeel.stores": {"sqlite": "eventkeel.stores.sqlite:SQLiteStore"},
+    "eventkeel.catalogues": {"sqlite": "eventkeel.stores.sqlite:SQLiteCatalogue"},
 }
 _LATER = {
     "kafka": "Kafka",
@@ -91,6 +93,13 @@ def open_store(url: str, service: str) -> Store:
     return made
 
 
+def open_catalogue(url: str, store: Store) -> Catalogue:
+    """What operators ask of the opened ``store`` at ``url``, and do to it."""
+    factory, _ = _leaf("eventkeel.catalogues", url, "store")
+    made: Catalogue = factory(store)
+    return made
+
+
 def _leaf(group: str, url: str, what: str) -> tuple[Callable[..., Any], str]:
     scheme, _, rest = url.partition(":")
     if scheme in _LATER:
@@ -107,7 +116,7 @@ def _leaf(group: str, url: str, what: str) -> tuple[Callable[..., Any], str]:
 
 def _path(rest: str) -> str:
     """``sqlite:a/b`` and ``sqlite:///a/b`` are paths from here, ``sqlite:////a/b`` one from the root."""
-    return rest[3:] if rest.startswith("///") else rest
+    return rest.removeprefix("///")
 
 
 class Runtime:
@@ -221,8 +230,8 @@ class Runtime:
         known = [lag for lag in await self.transport.lag(self.service.group) if lag.settled]
         if known:
             raise PositionError(
-                f"group {self.service.group!r} has settled {known[0].slice} up to {known[0].settled} at the broker, but "
-                f"the store of {self.service.name!r} has never known it. Choose: --start earliest (handle everything "
+                f"group {self.service.group!r} has settled {known[0].slice} up to {known[0].settled} at the broker, "
+                f"but the store of {self.service.name!r} has never known it. Choose: --start earliest (handle everything "
                 "again; the inbox is empty) or --start group (go on where the group stood)"
             )
 
@@ -300,7 +309,7 @@ class Runtime:
         """Until ``stop`` is set, or something happens that only an operator can mend (raised)."""
         await self.start()
         assert self.failure is not None
-        waiting = asyncio.ensure_future(stop.wait())
+        waiting: asyncio.Future[Any] = asyncio.ensure_future(stop.wait())
         try:
             await asyncio.wait([waiting, self.failure], return_when=asyncio.FIRST_COMPLETED)
         finally:

@@ -17,6 +17,7 @@
     │   ├── NestedTransaction     a unit would wait for the unit it runs in
     │   ├── StatementRefused      begin, commit, rollback, attach … belong to the engine
     │   └── RowsMismatch          a guarded write touched another number of rows
+    ├── AccessDenied              this actor may not do that to a service
     ├── Fenced                    another process owns this partition now
     ├── CommitUnknown             the answer to a commit was lost; the inbox will tell
     ├── StoreUnavailable          the database did not answer in time                 (retry)
@@ -128,6 +129,10 @@ class StatementRefused(TransactionError):
 
 class RowsMismatch(TransactionError):
     """A write that said ``rows=n`` affected another number of rows."""
+
+
+class AccessDenied(EventkeelError):
+    """This actor may not ask for that, or do it. Raised by ``admin``, for every surface alike."""
 
 
 class Fenced(EventkeelError):
