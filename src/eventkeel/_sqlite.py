@@ -150,6 +150,8 @@ class Wake:
         self._out.setblocking(False)
         self._in: socket.socket | None = None
         self._name = ""
+        self._others: list[str] = []
+        self._changed = 0
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def listen(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
@@ -170,16 +172,24 @@ class Wake:
 
         loop.add_reader(incoming, read)
 
+    def _listeners(self) -> list[str]:
+        """Sockets of the others. Listed anew when the folder has changed, or changed just before it was listed
+        last (its time is coarse)."""
+        try:
+            changed = os.stat(self.folder).st_mtime_ns
+            if changed != self._changed:
+                listed = time.time_ns()
+                self._others = [os.path.join(self.folder, name) for name in os.listdir(self.folder)]
+                if self._name in self._others:
+                    self._others.remove(self._name)
+                self._changed = changed if listed - changed > 100_000_000 else 0
+        except OSError:
+            return []
+        return self._others
+
     def notify(self) -> None:
         """Wake every other listener of this file. Never raises, never waits."""
-        try:
-            names = os.listdir(self.folder)
-        except OSError:
-            return
-        for name in names:
-            target = os.path.join(self.folder, name)
-            if target == self._name:
-                continue
+        for target in self._listeners():
             try:
                 self._out.sendto(b"!", target)
             except BlockingIOError:

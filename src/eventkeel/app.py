@@ -191,8 +191,8 @@ class Runtime:
             return
         await self.transport.open()
         await self._declare()
-        self._wire()
-        self.store.on_commit(self._wake)
+        relay = self._wire()
+        self.store.on_commit(outbox=relay.wake, gates=self.due.wake if self.due else relay.wake)
         if self.mode == "worker" and self.context.routes.consumers:
             await self._check_start()
         assert self.ownership is not None
@@ -231,11 +231,11 @@ class Runtime:
         if known:
             raise PositionError(
                 f"group {self.service.group!r} has settled {known[0].slice} up to {known[0].settled} at the broker, "
-                f"but the store of {self.service.name!r} has never known it. Choose: --start earliest (handle everything "
-                "again; the inbox is empty) or --start group (go on where the group stood)"
+                f"but the store of {self.service.name!r} has never known it. Choose: --start earliest (handle "
+                "everything again; the inbox is empty) or --start group (go on where the group stood)"
             )
 
-    def _wire(self) -> None:
+    def _wire(self) -> Relay:
         context, numbers = self.context, self.context.numbers
         consumes = self.mode == "worker" and bool(context.routes.consumers)
         if consumes:
@@ -251,12 +251,7 @@ class Runtime:
             self._intake = Intake(context, self._subscription, self.lanes, self.ownership)
             self.due = Due(context)
             self._parts += [self._intake, self.due, Housekeeping(context)]
-
-    def _wake(self) -> None:
-        if self.relay is not None:
-            self.relay.wake()
-        if self.due is not None:
-            self.due.wake()
+        return self.relay
 
     # -- stop ----------------------------------------------------------------------------------
 

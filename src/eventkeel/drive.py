@@ -7,11 +7,10 @@ synchronous services, and between our connections and a user's own.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Generator
 from typing import Any, NamedTuple, TypeVar
 
-from eventkeel.ports.store import AsyncConnection, Connection, Kind, Statement
+from eventkeel.ports.store import AsyncConnection, Connection, Statement
 
 T = TypeVar("T")
 
@@ -35,9 +34,6 @@ async def drive(program: Generator[Any, Any, T], connection: AsyncConnection) ->
             try:
                 if step.__class__ is Invoke:
                     reply = await step.call(*step.args)
-                elif step.kind is Kind.COMMIT:
-                    # A cancelled commit would leave its outcome unknown for no reason.
-                    reply = await asyncio.shield(run(step))
                 else:
                     reply = await run(step)
             except BaseException as error:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mappin
 from typing import Any
 from uuid import UUID
 
+from eventkeel.codec.identity import as_uuid
 from eventkeel.drive import drive, drive_sync
 from eventkeel.errors import NotYetSupported, RowsMismatch, TransactionClosed
 from eventkeel.ports.store import Kind, Op, PipelineFailed, Record, Reply, Row, Statement, Store, Unit
@@ -123,7 +124,7 @@ class _Base:
             raise NotYetSupported("publish(delay=…, at=…) needs timers, which this version does not have yet")
         record = scope.encode(event, scope, self._index)
         scope.records.append(record)
-        return UUID(bytes=record.event_id)
+        return as_uuid(record.event_id)
 
     def cancel(self, id: UUID) -> None:
         """Cancel a timer. Refused in this version."""

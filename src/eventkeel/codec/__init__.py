@@ -177,7 +177,7 @@ def _identify(
     if wire.by_field is not None:
         found = members(envelope.body)
         fingerprint = compute(found, version=envelope.version, content_type=envelope.media)
-        return UUID(bytes=_fact_id_of(wire, event)), fingerprint
+        return identity.as_uuid(_fact_id_of(wire, event)), fingerprint
     if envelope.type is None:
         return identity.position_id(delivery, wire.spec.type), None
     return identity.foreign_id(envelope.source, envelope.id), None

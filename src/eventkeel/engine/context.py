@@ -9,6 +9,7 @@ from uuid import UUID
 import msgspec
 
 from eventkeel import codec
+from eventkeel.codec.identity import as_text
 from eventkeel.engine.work import Work
 from eventkeel.handling import Encode, Scope
 from eventkeel.message import Slice
@@ -78,7 +79,7 @@ class Context:
             correlation = causation = None
             if works:
                 work = works[index]
-                causation = str(UUID(bytes=work.event_id))
+                causation = as_text(work.event_id)
                 correlation = work.correlation or causation
             return codec.encode(
                 event,

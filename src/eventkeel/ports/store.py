@@ -9,7 +9,7 @@ method: docs/adr/0003-store-port.md.
 from __future__ import annotations
 
 import enum
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -30,7 +30,8 @@ class Kind(enum.Enum):
     BEGIN = "begin"
     """May have to wait for another writer: off the event loop, with jitter."""
     COMMIT = "commit"
-    """Counts only if the transaction was alive: raises TransactionAborted or CommitUnknown."""
+    """Counts only if the transaction was alive: raises TransactionAborted or CommitUnknown. A
+    cancelled task must not cut it off: a connection that waits for an answer shields it."""
     ROLLBACK = "rollback"
     """Never raises; a connection that cannot roll back is discarded."""
     PIPELINE = "pipeline"
@@ -430,7 +431,7 @@ class Store(Protocol):
         """Forget applied and skipped inbox rows older than ``before``; never a parked or dead one."""
         ...
 
-    def on_commit(self, wake: Any) -> None:
-        """Call ``wake()`` (on the event loop) when this or another process may have appended to
-        the outbox or changed a gate: a hint that shortens a poll, never replaces it."""
+    def on_commit(self, *, outbox: Callable[[], None], gates: Callable[[], None]) -> None:
+        """Call ``outbox`` or ``gates`` (on the event loop) when this or another process may have
+        appended to the outbox, or changed a gate: a hint that shortens a poll, never replaces it."""
         ...

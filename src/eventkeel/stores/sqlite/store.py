@@ -56,7 +56,7 @@ class SQLiteStore:
         self._compiled: dict[str, Compiled] = {}
         self._queue = asyncio.Lock()
         self._wake: Wake | None = None
-        self._wakers: list[Callable[[], None]] = []
+        self._wakers: list[tuple[Callable[[], None], Callable[[], None]]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = 0
 
@@ -178,22 +178,25 @@ class SQLiteStore:
 
     # -- wake-ups ------------------------------------------------------------------------------
 
-    def on_commit(self, wake: Callable[[], None]) -> None:
+    def on_commit(self, *, outbox: Callable[[], None], gates: Callable[[], None]) -> None:
         assert self._loop is not None and self._wake is not None
         if not self._wakers:
-            self._wake.listen(self._loop, self._wake_all)
-        self._wakers.append(wake)
+            self._wake.listen(self._loop, lambda: self._wake_all(True, True))
+        self._wakers.append((outbox, gates))
 
-    def _wake_all(self) -> None:
-        for wake in self._wakers:
-            wake()
+    def _wake_all(self, outbox: bool, gates: bool) -> None:
+        for wake_relay, wake_due in self._wakers:
+            if outbox:
+                wake_relay()
+            if gates:
+                wake_due()
 
-    def _notify(self) -> None:
+    def _notify(self, outbox: bool = True, gates: bool = True) -> None:
         """After a commit: this process at once, the others by datagram. From any thread."""
         if self._wake is not None:
             self._wake.notify()
         if self._wakers and self._loop is not None:
-            self._loop.call_soon_threadsafe(self._wake_all)
+            self._loop.call_soon_threadsafe(self._wake_all, outbox, gates)
 
     # -- ownership -----------------------------------------------------------------------------
 

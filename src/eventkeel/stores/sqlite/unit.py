@@ -35,14 +35,14 @@ class SQLiteUnit:
         connection: AsyncSide,
         consumer_id: Callable[[str], int],
         undecided: int,
-        committed: Callable[[], None],
+        committed: Callable[[bool, bool], None],
         give_back: Callable[[Handle, bool], None],
     ) -> None:
         self._handle, self.connection = handle, connection
         self.sync_connection = SyncSide(handle)
         self._id, self._undecided = consumer_id, undecided
         self._committed, self._give_back = committed, give_back
-        self._news = False
+        self._news = self._gates_changed = False
         self._closed = False
 
     @property
@@ -53,13 +53,13 @@ class SQLiteUnit:
 
     def begin(self, *, speculative: bool) -> Op[None]:
         """Waits for the file's only write lock."""
-        self._news = False
+        self._news = self._gates_changed = False
         yield _BEGIN
 
     def commit(self) -> Op[None]:
         yield _COMMIT
-        if self._news:
-            self._committed()
+        if self._news or self._gates_changed:
+            self._committed(self._news, self._gates_changed)
 
     def rollback(self) -> Op[None]:
         yield _ROLLBACK
@@ -176,7 +176,7 @@ class SQLiteUnit:
             gate = (target, held.slice.topic, held.key, "waiting", due, held.attempts, held.reason)
             yield Statement(SQL["open_gate"], gate)
         yield from self._hold(target, held, "parked", True, now)
-        self._news = True
+        self._gates_changed = True
         return True
 
     def _queue_of(self, consumer: int, topic: str, key: bytes) -> Op[int | None]:
@@ -211,7 +211,7 @@ class SQLiteUnit:
         place = (consumer, lease.topic, lease.key)
         if not (yield Statement(SQL["gate_ours"], (*place, lease.epoch))).rows:
             return Gone.LOST
-        self._news = True
+        self._gates_changed = True
         error = outcome.error[:4096]
         if outcome.kind == "applied":
             yield Statement(SQL["drop_held"], (held.number,))

@@ -52,6 +52,9 @@ def bind(value: Any) -> Any:
 
 
 def _decimal(value: Decimal) -> str:
+    text = str(value)
+    if len(text) <= DIGITS and text.isascii() and text.replace(".", "", 1).isdigit():
+        return text  # nearly all of them
     if not value.is_finite():
         raise TransactionError(f"{value} is no amount that a database could keep")
     _, digits, exponent = value.as_tuple()
