@@ -51,3 +51,8 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
 async def on_anything(request: Request, error: Exception) -> Response:
     """A mistake of ours: the client learns that it may ask again, and nothing else."""
     return await on_problem(request, Problem(500, "something went wrong here; asking again is safe"))
+
+
+async def on_busy(request: Request, error: Exception) -> Response:
+    """The database did not answer in time. Nothing was stored, and asking again is safe in any case."""
+    return await on_problem(request, Problem(503, "the database is busy; ask again", headers={"retry-after": "1"}))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 WAITING_IN_STORE = """
     select (select count(*) from eventkeel_outbox)
-         + (select count(*) from eventkeel_held where state = 'parked')"""
+         + (select count(*) from eventkeel_gate where state = 'waiting')"""
 
 WAITING_IN_BROKER = """
     select (select count(*) from inbound)

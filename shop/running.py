@@ -50,7 +50,7 @@ def _path(url: str) -> Path:
     scheme, _, rest = url.partition(":")
     if scheme != "sqlite" or not rest:
         raise CannotRun(f"{url}: this shop runs on SQLite so far; write sqlite:///PATH")
-    return Path(rest[3:] if rest.startswith("///") else rest)
+    return Path(rest.removeprefix("///"))
 
 
 class Running:

@@ -21,9 +21,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from eventkeel import StoreUnavailable
+from eventkeel import StoreUnavailable, Transaction
 from shop.orders.events import CENT, OrderCreated, OrderStatusChanged, check_amount, check_name
-from shop.problems import Problem, json_response, on_anything, on_http_exception, on_problem
+from shop.problems import Problem, json_response, on_anything, on_busy, on_http_exception, on_problem
 
 LARGEST_BODY = 64 * 1024
 LARGEST_DRAIN = 16 * 1024 * 1024
@@ -54,9 +54,8 @@ async def place_order(request: Request) -> Response:
         if placed:
             tx.publish(order)
             tx.publish(OrderStatusChanged(order_id=order.order_id, status="placed", sequence=1))
-        else:
-            known = await tx.fetch_one("select user_id, amount from orders where order_id = :order_id", order)
-    if not placed and known is not None and (known[0], Decimal(known[1])) != (order.user_id, order.amount):
+        user_id, amount = await _known(tx, order)
+    if (user_id, amount) != (order.user_id, order.amount):
         raise Problem(
             409,
             f"order {order.order_id!r} was placed before with another user or amount; it stays as it was",
@@ -66,6 +65,12 @@ async def place_order(request: Request) -> Response:
     where = f"/orders/{quote(order.order_id, safe='')}"
     answer = {"order_id": order.order_id, "user_id": order.user_id, "amount": order.amount, "status": "placed"}
     return json_response(answer, 201, {"location": where})
+
+
+async def _known(tx: Transaction, order: OrderCreated) -> tuple[str, Decimal]:
+    row = await tx.fetch_one("select user_id, amount from orders where order_id = :order_id", order)
+    assert row is not None
+    return row[0], row[1]
 
 
 async def show_order(request: Request) -> Response:
@@ -139,5 +144,10 @@ app = Starlette(
         Route("/orders", place_order, methods=["POST"]),
         Route("/orders/{order_id}", show_order, methods=["GET"]),
     ],
-    exception_handlers={Problem: on_problem, HTTPException: on_http_exception, Exception: on_anything},
+    exception_handlers={
+        Problem: on_problem,
+        StoreUnavailable: on_busy,
+        HTTPException: on_http_exception,
+        Exception: on_anything,
+    },
 )

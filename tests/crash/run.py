@@ -210,6 +210,8 @@ class CrashRun:
         self.tell("everything is published; waiting until nothing moves any more")
         stores = [*self.place.stores, self.journal]
         quiet = wait_until_quiet(self.place.broker, stores, done=self._complete, stalled_after=wish.stalled_after)
+        if not quiet:
+            self._write_down_who_owns_what(stores)
         problems = [f for crowd in crowds for f in crowd.failures[:3]]
         problems += [f"{c.role} {c.pid} died by itself" for c in nemesis.crashes()] + fleet.unable()
         problems += fleet.stop()
@@ -264,6 +266,17 @@ class CrashRun:
             headers = {name: value.decode() for name, value in Headers.from_packed(packed)}
             with self._twin:
                 foreigner.append("account_events", key, body, headers)
+
+    def _write_down_who_owns_what(self, stores: list[Path]) -> None:
+        """For whoever has to find out why nothing moves: after the drain it would be gone."""
+        lines = [f"{time.time():.3f}"]
+        for store in stores:
+            connection = sqlite3.connect(f"file:{store}?mode=ro", uri=True)
+            for table in ("eventkeel_member", "eventkeel_owner", "eventkeel_gate"):
+                lines.append(f"{store.name} {table}")
+                lines += [str(row) for row in connection.execute(f"select * from {table}")]
+            connection.close()
+        (self.folder / "stalled.txt").write_text("\n".join(lines), "utf-8")
 
     def _complete(self) -> bool:
         try:

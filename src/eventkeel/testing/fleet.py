@@ -101,7 +101,10 @@ class Fleet:
 
     def _spawn(self, seat: _Seat) -> None:
         with seat.log.open("ab") as log:
-            seat.process = subprocess.Popen(seat.command, stdout=log, stderr=log, start_new_session=True)
+            # Its standard input is a pipe that closes with us: no process under test outlives its test.
+            seat.process = subprocess.Popen(
+                seat.command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
+            )
         seat.starts += 1
 
     def _keep(self) -> None:

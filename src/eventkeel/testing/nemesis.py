@@ -44,6 +44,8 @@ Deed = Literal["kill at a point", "kill at a start", "kill at a moment", "stop b
 
 PATIENCE = 2.5
 """Seconds that an armed point may wait for its hit before the deed is done in another way."""
+LAST_MOMENT = 0.05
+"""Seconds in which a point that was just disarmed may still bite."""
 
 
 @dataclasses.dataclass
@@ -133,7 +135,7 @@ class Nemesis:
             self._note_kill(target, point)
             return
         target.disarm()
-        if not target.alive:  # it bit in the last moment
+        if self._until(lambda: not target.alive, LAST_MOMENT):
             self._note_kill(target, point)
             return
         self.tally.missed[point] += 1
@@ -143,7 +145,7 @@ class Nemesis:
         """Kill somebody, and then its successor while it takes its partitions."""
         target = self._pick(AT_START[0])
         self._orders += 1
-        before = {control.pid for control in self._living()}
+        before = {control.pid for control in self._all()}
         order = order_next(self.folder, target.role, self._orders, AT_START[0], "kill")
         self._kill(target)
 
@@ -156,6 +158,8 @@ class Nemesis:
                     self._note_kill(control, AT_START[0])
         else:
             order.unlink(missing_ok=True)
+            for control in self._living():
+                control.disarm()
             self.tally.missed[AT_START[0]] += 1
 
     def _kill_at_moment(self) -> None:
@@ -209,7 +213,7 @@ class Nemesis:
             if self._until(partial(getattr, target, "stopped"), PATIENCE):
                 return target
             target.disarm()
-            if target.stopped:  # it bit in the last moment
+            if self._until(partial(getattr, target, "stopped"), LAST_MOMENT):
                 return target
         return None
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 from pathlib import Path
 
 from eventkeel import app
-from eventkeel.config import Config
+from eventkeel.config import PREFIX, Config
+from eventkeel.supervise import end_with_parent
 from eventkeel.testing.faults import Trap
 
 
@@ -29,14 +31,17 @@ def _arguments() -> argparse.Namespace:
 
 def main() -> None:
     """Blocks until the process is told to stop, or kills itself at an armed point."""
+    end_with_parent()
     arguments = _arguments()
-    settings = dict(setting.split("=", 1) for setting in arguments.set)
+    for setting in arguments.set:  # by the environment, so that a mutant finds the same
+        name, _, value = setting.partition("=")
+        os.environ[PREFIX + name.upper()] = value
     service = app.load_service(arguments.service)
     if arguments.mutant:
         module, _, function = arguments.mutant.partition(":")
         getattr(importlib.import_module(module), function)()
     Trap(arguments.faults, f"{service.name}-http" if arguments.http else service.name).install()
-    config = Config.load(settings)
+    config = Config.load()
     if arguments.http:
         host, _, port = arguments.http.rpartition(":")
         app.run_http(arguments.service, config, host, int(port))
