@@ -156,5 +156,5 @@ def refusals(findings: Iterable[Finding]) -> list[Finding]:
 async def eventually(condition: Callable[[], Awaitable[object]]) -> None:
     """Wait until ``condition`` gives something true."""
     async with asyncio.timeout(PATIENCE):
-        while not await condition():  # noqa: ASYNC110 - it looks at a broker, which sets no Event
+        while not await condition():
             await asyncio.sleep(0.02)

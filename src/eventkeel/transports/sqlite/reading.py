@@ -8,11 +8,14 @@ from typing import Any, NamedTuple
 import apsw
 import msgspec
 
+from eventkeel.errors import BrokerUnavailable
 from eventkeel.message import Delivery, Headers, Slice
 from eventkeel.ports.transport import SliceLag
 from eventkeel.transports.sqlite.append import SHIFT, SQL
 
 _json = msgspec.json.Encoder().encode
+_RECOVERY = 50
+"""Milliseconds to wait while another process repairs the file after a crash: all that a reader ever waits for."""
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -35,20 +38,48 @@ class Page(NamedTuple):
     """False: it ends before a delivery for which there was no room."""
 
 
+class Unreadable(BrokerUnavailable):
+    """The file could not be read. ``fatal``: nor will it be, until somebody repairs it."""
+
+    def __init__(self, path: str, error: apsw.Error) -> None:
+        super().__init__(f"the broker's file {path} cannot be read: {type(error).__name__}: {error}")
+        self.fatal = isinstance(error, (apsw.CorruptError, apsw.NotADBError))
+        self.busy = isinstance(error, apsw.BusyError)
+
+
+class _Asking:
+    """Turns what SQLite raises into ours."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, apsw.Error):
+            raise Unreadable(self._path, error) from error
+
+
 class Reader:
+    """Every question raises Unreadable where the file cannot be read."""
+
     def __init__(self, connection: apsw.Connection) -> None:
+        connection.set_busy_timeout(_RECOVERY)
         self._connection = connection
+        self._asking = _Asking(connection.filename)
 
     def close(self) -> None:
         self._connection.close()
 
     def version(self) -> int:
         """Another number after every commit to the file, by whomever. The cheapest question there is."""
-        version: int = self._connection.pragma("data_version")
-        return version
+        with self._asking:
+            version: int = self._connection.pragma("data_version")
+            return version
 
     def place(self, topic: str, partition: int) -> Place | None:
-        row = self._connection.execute(SQL["place"], (topic, partition)).fetchone()
+        with self._asking:
+            row = self._connection.execute(SQL["place"], (topic, partition)).fetchone()
         if row is None:
             return None
         slot, end, incarnation, partitions, first = row
@@ -61,8 +92,9 @@ class Reader:
 
     def ends(self, slots: Sequence[int]) -> dict[int, int]:
         """The next position of each slot that still exists."""
-        rows: Any = self._connection.execute(SQL["ends"], (_json(slots).decode(),)).fetchall()
-        return dict(rows)
+        with self._asking:
+            rows: Any = self._connection.execute(SQL["ends"], (_json(slots).decode(),)).fetchall()
+            return dict(rows)
 
     def page(self, slice: Slice, slot: int, first: int, last: int, *, count: int, size: int, whole: bool) -> Page:
         """Deliveries from ``first`` up to and without ``last``: at most ``count`` of them and ``size`` bytes.
@@ -73,31 +105,36 @@ class Reader:
         items: list[Delivery] = []
         sizes: list[tuple[int, int]] = []
         fits = True
-        cursor = self._connection.execute(SQL["page"], (base + first, base + last, count))
         packed = Headers.from_packed
-        for id, key, headers, body, time in cursor:
-            length = len(headers) + (0 if key is None else len(key)) + (0 if body is None else len(body))
-            size -= length
-            if size < 0 and (items or not whole):
-                fits = False
-                break
-            items.append(Delivery(slice, id - base, key, packed(headers), body, time))
-            sizes.append((id - base, length))
-        cursor.close()
+        with self._asking:
+            cursor = self._connection.execute(SQL["page"], (base + first, base + last, count))
+            for id, key, headers, body, time in cursor:
+                length = len(headers) + (0 if key is None else len(key)) + (0 if body is None else len(body))
+                size -= length
+                if size < 0 and (items or not whole):
+                    fits = False
+                    break
+                items.append(Delivery(slice, id - base, key, packed(headers), body, time))
+                sizes.append((id - base, length))
+            cursor.close()
         return Page(items, sizes, fits)
 
     def lag(self, group: str) -> list[SliceLag]:
+        with self._asking:
+            rows: list[Any] = self._connection.execute(SQL["lag"], (group,)).fetchall()
         return [
             SliceLag(Slice(topic, partition), settled, end, incarnation, oldest)
-            for topic, partition, settled, end, incarnation, oldest in self._connection.execute(SQL["lag"], (group,))
+            for topic, partition, settled, end, incarnation, oldest in rows
         ]
 
     def newest_slot(self) -> int:
         """Grows with every topic that is made."""
-        (slot,) = self._connection.execute(SQL["newest_slot"]).fetchone() or (0,)
-        return int(slot)
+        with self._asking:
+            (slot,) = self._connection.execute(SQL["newest_slot"]).fetchone() or (0,)
+            return int(slot)
 
     def inbound_waits(self, after: int) -> bool:
         """Whether somebody put a row with a larger id than ``after`` into the table ``inbound``."""
-        (waits,) = self._connection.execute(SQL["inbound_waits"], (after,)).fetchone() or (0,)
-        return bool(waits)
+        with self._asking:
+            (waits,) = self._connection.execute(SQL["inbound_waits"], (after,)).fetchone() or (0,)
+            return bool(waits)

@@ -7,12 +7,10 @@ from collections import deque
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-import apsw
-
 from eventkeel.errors import PositionError
 from eventkeel.message import Position, Slice
 from eventkeel.ports.transport import Arrival, Broken, Budget, Deliveries
-from eventkeel.transports.sqlite.reading import Page, Place
+from eventkeel.transports.sqlite.reading import Page, Place, Unreadable
 
 if TYPE_CHECKING:
     from eventkeel.transports.sqlite.transport import SQLiteTransport
@@ -22,6 +20,7 @@ PAGE = 500
 FLUSH_EVERY = 1.0
 """Seconds between two writes of the settled positions: a hint for people, never waited for."""
 _BUSY_PAUSE = 0.02
+_LOOK_EVERY = 0.01
 
 
 class _Flow:
@@ -53,6 +52,7 @@ class SQLiteSubscription:
         self._unflushed: dict[Slice, Position] = {}
         self._flush_timer: asyncio.TimerHandle | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._looked_at = 0.0
         self.seen = -1
         """The version of the file that ``next`` has looked at."""
         self._closed = False
@@ -67,15 +67,12 @@ class SQLiteSubscription:
         await asyncio.sleep(0)  # a caller in a loop must not starve the loop; and the only place to be cancelled ...
         while not self._closed:
             try:
-                arrival = self._take() or self._look()
-            except apsw.BusyError:  # another process repairs the file after a crash
+                arrival = self._look_now_and_then() or self._take() or self._look()
+            except Unreadable as error:
+                if not error.busy:
+                    return Broken(str(error), error.fatal)
                 await self._wait(_BUSY_PAUSE)
                 continue
-            except apsw.Error as error:
-                return Broken(
-                    f"the broker's file {self._transport.path} cannot be read: {type(error).__name__}: {error}",
-                    fatal=isinstance(error, (apsw.CorruptError, apsw.NotADBError)),
-                )
             if isinstance(arrival, (Deliveries, Broken)):
                 return arrival
             if not arrival:
@@ -115,8 +112,16 @@ class SQLiteSubscription:
         self._bytes += sum(size for _, size in page.sizes)
         return Deliveries(flow.slice, flow.incarnation, page.items)
 
+    def _look_now_and_then(self) -> Broken | None:
+        """Also while one slice has a long past to give, the others' news must be seen."""
+        if self._loop.time() - self._looked_at < _LOOK_EVERY:
+            return None
+        found = self._look()
+        return found if isinstance(found, Broken) else None
+
     def _look(self) -> bool | Broken:
         """Ask the file what is new. True: something may be."""
+        self._looked_at = self._loop.time()
         version = self._transport.look()
         if version == self.seen:
             return False

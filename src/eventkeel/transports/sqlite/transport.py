@@ -69,6 +69,7 @@ class SQLiteTransport:
         self._newest_slot = 0
         self._inbound_seen = 0
         self._moving: asyncio.Future[Moved] | None = None
+        self._move_error = ""
         self._stay: dict[str, int] = {}
 
     @property
@@ -87,7 +88,7 @@ class SQLiteTransport:
         writer = Writer(self._connect, self._committed)
         try:
             await writer.open()
-            self._reader = Reader(await loop.run_in_executor(None, connect, self.path))
+            self._reader = Reader(await loop.run_in_executor(None, self._connect))
         except BaseException:
             self._wake.close()
             await writer.close(5.0)
@@ -248,10 +249,14 @@ class SQLiteTransport:
         if future.cancelled():
             return
         if (error := future.exception()) is not None:
-            log.warning("rows of the table inbound in %s could not be moved: %s", self.path, error)
+            if str(error) != self._move_error:  # said once, not five times a second
+                log.warning("rows of the table inbound in %s could not be moved: %s", self.path, error)
+            self._move_error = str(error)
             return
+        self._move_error = ""
         moved = future.result()
-        self._inbound_seen = max(self._inbound_seen, moved.seen)
+        if moved.stay or self._inbound_seen:
+            self._inbound_seen = max(self._inbound_seen, moved.seen)  # do not read again what stays
         for reason, count in moved.stay.items():
             if reason not in self._stay:
                 log.warning(
@@ -282,7 +287,7 @@ class SQLiteTransport:
             for subscription in self._subscriptions:
                 if subscription.seen != version:
                     subscription.wake()
-        except (apsw.Error, BrokerUnavailable):
+        except BrokerUnavailable:
             self._on_commit()  # they meet the error themselves, and say it
         pause = random.uniform(0.9 * POLL, 1.1 * POLL)
         self._timer = asyncio.get_running_loop().call_later(pause, self._poll)
