@@ -43,7 +43,7 @@ class Queued:
 class Scope:
     """What the transactions of one unit of work share. Engine only."""
 
-    __slots__ = ("broken", "closed", "encode", "name", "now", "queue", "records", "savepoints", "store", "unit")
+    __slots__ = ("broken", "closed", "encode", "failed", "name", "now", "queue", "records", "savepoints", "store", "unit")
 
     def __init__(self, store: Store, unit: Unit, encode: Encode, now: float, name: str) -> None:
         self.store, self.unit, self.encode, self.now, self.name = store, unit, encode, now, name
@@ -53,6 +53,8 @@ class Scope:
         self.closed = False
         self.broken: BaseException | None = None
         """An SQL error raised to a handler outside any savepoint: the transaction is not to be trusted."""
+        self.failed: QueuedWriteFailed | None = None
+        """A queued write that failed: remembered, should a handler swallow even a BaseException."""
 
     def flush(self, *, catchable: bool = False) -> Op[None]:
         """Send what is queued, strictly in order. A failure is the blame of the delivery that queued it."""
@@ -65,7 +67,8 @@ class Scope:
             cause = failed.__cause__ or failed
             if catchable:
                 raise cause from None
-            raise QueuedWriteFailed(queue[failed.index].index, cause) from cause
+            self.failed = QueuedWriteFailed(queue[failed.index].index, cause)
+            raise self.failed from cause
         for each, (affected,) in zip(queue, reply.rows, strict=True):
             if each.rows is not None and affected != each.rows:
                 mismatch = RowsMismatch(
@@ -73,7 +76,8 @@ class Scope:
                 )
                 if catchable:
                     raise mismatch
-                raise QueuedWriteFailed(each.index, mismatch)
+                self.failed = QueuedWriteFailed(each.index, mismatch)
+                raise self.failed
 
     def close(self) -> None:
         self.closed = True

@@ -172,6 +172,8 @@ def _set_aside(unit: Unit, work: Work, verdict: Verdict, now: float) -> Program[
 
 def _check_alive(unit: Unit, scope: Scope, consumer: Consumer) -> None:
     """A handler that swallowed an SQL error must not commit what is left of its work."""
+    if scope.failed is not None:
+        raise scope.failed
     if scope.broken is not None:
         broken, scope.broken = scope.broken, None
         raise TransactionAborted(
