@@ -126,6 +126,47 @@ def options() -> list[Option]:
     ]
 
 
+def environment(config: Config) -> dict[str, str]:
+    """The variables from which ``Config.load(environ=…, file=None)`` makes the same configuration again: how a
+    parent hands it to its processes (a command line shows passwords to everybody on the machine)."""
+    return {one.env: str(getattr(config, one.name)) for one in options()}
+
+
+def reference_page() -> str:
+    """The page docs/reference/configuration.md, whole."""
+    rows = [
+        f"| `{one.name}` | `{one.env}` | {one.kind.replace('|', 'or')} | {_cell(one.default)} | {one.text} |"
+        for one in options()
+    ]
+    return _PAGE + "\n".join(rows) + "\n"
+
+
+def _cell(text: str) -> str:
+    return f"`{text}`" if text else ""
+
+
+_PAGE = """\
+# Configuration
+
+<!-- made by scripts/reference from src/eventkeel/config.py -->
+
+Each option is looked for in four places; the first that has it wins:
+
+1. what was given: an option of the command line (`--broker`, `--set partitions=16`), or `service.configure(…)`,
+2. the environment; an empty variable counts as not set,
+3. `eventkeel.toml` in the current directory (or `--config FILE`), flat: `partitions = 16`,
+4. the default.
+
+`eventkeel config show` prints every value in force and where it was said. An unknown name in the file is refused.
+
+URLs: `sqlite:///PATH` is a path from here, `sqlite:////PATH` one from the root. In the store's URL `{service}` stands
+for the service's name. Kafka, RabbitMQ and PostgreSQL come with later versions; their URLs are refused.
+
+| Option | Variable | Kind | Default | What it says |
+|---|---|---|---|---|
+"""
+
+
 def mask(value: str) -> str:
     """The text with passwords of URLs, in the authority or in the query, replaced by ``***``."""
     # Greedy up to the last @ of the authority: an unescaped @ in a password must not show its tail.
