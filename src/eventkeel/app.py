@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Literal
 from uuid import UUID
 
+from eventkeel import codec
 from eventkeel.codec.identity import uuid7
 from eventkeel.config import Config
 from eventkeel.engine.context import Context, Numbers
@@ -27,6 +28,7 @@ from eventkeel.engine.outside import OpenDoor
 from eventkeel.engine.ownership import Ownership
 from eventkeel.engine.relay import Relay
 from eventkeel.errors import ConfigurationError, GroupTaken, NotYetSupported, PositionError
+from eventkeel.event import POSITION
 from eventkeel.event import topics as declared_topics
 from eventkeel.ports.catalogue import Catalogue
 from eventkeel.ports.clock import Clock, SystemClock
@@ -190,6 +192,7 @@ class Runtime:
         if self.mode == "publisher":
             return
         await self.transport.open()
+        self._check_events()
         await self._declare()
         relay = self._wire()
         self.store.on_commit(outbox=relay.wake, gates=self.due.wake if self.due else relay.wake)
@@ -207,6 +210,17 @@ class Runtime:
             for consumer in self.service.consumers
         )
         return Schema(self.service.name, self.service.group, self.service.schema, consumers)
+
+    def _check_events(self) -> None:
+        """What a first message would find out is found out now."""
+        for consumer in self.service.consumers:
+            for spec in consumer.specs:
+                codec.prepare(spec)
+                if spec.identity == POSITION and not self.transport.caps.log:
+                    raise ConfigurationError(
+                        f"{spec.where} says identity='position', and this broker's messages have no position that "
+                        "stays; name the field that makes two publishes the same fact"
+                    )
 
     async def _declare(self) -> None:
         topics = tuple(TopicWant(topic, self.config.partitions) for topic in sorted(declared_topics()))

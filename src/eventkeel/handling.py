@@ -43,7 +43,19 @@ class Queued:
 class Scope:
     """What the transactions of one unit of work share. Engine only."""
 
-    __slots__ = ("broken", "closed", "encode", "failed", "name", "now", "queue", "records", "savepoints", "store", "unit")
+    __slots__ = (
+        "broken",
+        "closed",
+        "encode",
+        "failed",
+        "name",
+        "now",
+        "queue",
+        "records",
+        "savepoints",
+        "store",
+        "unit",
+    )
 
     def __init__(self, store: Store, unit: Unit, encode: Encode, now: float, name: str) -> None:
         self.store, self.unit, self.encode, self.now, self.name = store, unit, encode, now, name

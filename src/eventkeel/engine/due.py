@@ -28,7 +28,8 @@ from eventkeel.routing import Consumer
 
 AT_ONCE = 20
 """Gates leased in one turn."""
-LONG = 60.0
+NET = 1.0
+"""Seconds between two looks where nobody said that a gate changed: the net below the wake-ups."""
 UNKNOWN = Retry(attempts=0, first=5.0, cap=60.0)
 """How often a type nobody knows is tried again: a deploy brings a new process, which tries at once."""
 
@@ -64,7 +65,7 @@ class Due(Part):
                 self.running = False
             return
         due = await context.store.next_due(now)
-        await self.pause(LONG if due is None else min(LONG, max(0.005, due - now)))
+        await self.pause(NET if due is None else min(NET, max(0.005, due - now)))
 
     async def _run_key(self, head: Head) -> None:
         """The head, and while they succeed those behind it."""
