@@ -373,10 +373,21 @@ def run_http(reference: str, config: Config, host: str, port: int) -> None:
 async def _serve(service: Service, config: Config, http: Any) -> None:
     import uvicorn
 
+    class Server(uvicorn.Server):
+        def capture_signals(self) -> Any:
+            """Signals are ours: uvicorn sends them to itself again when it is done, and so ends us half-way."""
+            return contextlib.nullcontext()
+
+    stop, server = _stop_signal(), Server(http)
     runtime = Runtime(service, config, mode="publisher")
     await runtime.start()
     try:
-        await uvicorn.Server(http).serve()
+        serving = asyncio.ensure_future(server.serve())
+        asked = asyncio.ensure_future(stop.wait())
+        await asyncio.wait({serving, asked}, return_when=asyncio.FIRST_COMPLETED)
+        asked.cancel()
+        server.should_exit = True
+        await serving
     finally:
         await runtime.stop()
 

@@ -26,6 +26,9 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
 PATIENCE = 28.0
 """Seconds that children get to drain: orchestrators kill everybody after 30."""
 
+ECHO = 0.5
+"""Seconds within which a second signal is the first one again: timeout(1) and shells send it to us and to our group."""
+
 
 @dataclass(frozen=True)
 class Seat:
@@ -81,19 +84,21 @@ class Supervisor:
         self._seats, self._environ, self._on_event, self._patience = seats, environ, on_event, patience
         self._running: dict[str, Process] = {}
         self._stopping = asyncio.Event()
+        self._asked_at = 0.0
         self._code = 0
 
     def stop(self) -> None:
         """First call: every process may finish what it has begun. Second call: they are killed."""
-        again = self._stopping.is_set()
-        self._stopping.set()
-        if not again:
+        now = time.monotonic()
+        if not self._stopping.is_set():
+            self._stopping.set()
+            self._asked_at = now
             self._on_event(Happening("stopping", "", os.getpid()))
-        for name in list(self._running):
-            if again:
-                self._kill(name)
-            else:
+            for name in list(self._running):
                 self._terminate(name)
+        elif now - self._asked_at > ECHO:
+            for name in list(self._running):
+                self._kill(name)
 
     async def run(self) -> int:
         """0: stopped as asked. 1: a process had to be killed or failed while stopping. 2: one was refused."""
