@@ -13,6 +13,9 @@ import threading
 import time
 from pathlib import Path
 
+HOPELESS = 5
+"""Failures within seconds of the start, one after another, after which a process is not started again."""
+
 
 @dataclasses.dataclass
 class _Seat:
@@ -82,6 +85,8 @@ class Fleet:
                 seat.process.kill()
                 seat.process.wait()
                 bad.append(f"{seat.log.stem} did not drain in {patience:.0f} s")
+            _close(seat.process)
+            seat.process = None
         return bad
 
     def __enter__(self) -> Fleet:
@@ -96,8 +101,8 @@ class Fleet:
         return sum(seat.starts for seat in self._seats)
 
     def unable(self) -> list[str]:
-        """Seats whose process keeps dying within a second although nobody kills it."""
-        return [f"{seat.log.stem}: {tail(seat.log)}" for seat in self._seats if seat.quick_deaths >= 5]
+        """Seats whose process keeps failing as soon as it is started, although nobody kills it."""
+        return [f"{seat.log.stem}: {tail(seat.log)}" for seat in self._seats if seat.quick_deaths >= HOPELESS]
 
     def _spawn(self, seat: _Seat) -> None:
         with seat.log.open("ab") as log:
@@ -111,14 +116,20 @@ class Fleet:
         born = {id(seat): time.monotonic() for seat in self._seats}
         while not self._stopping.wait(0.01):
             for seat in self._seats:
-                if seat.process is None or seat.process.poll() is None:
+                if seat.process is None or seat.process.poll() is None or seat.quick_deaths >= HOPELESS:
                     continue
                 failed = seat.process.returncode > 0 and time.monotonic() - born[id(seat)] < 3
                 seat.quick_deaths = seat.quick_deaths + 1 if failed else 0
-                if seat.quick_deaths >= 5:
+                _close(seat.process)
+                if seat.quick_deaths >= HOPELESS:
                     continue
                 self._spawn(seat)
                 born[id(seat)] = time.monotonic()
+
+
+def _close(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin is not None:
+        process.stdin.close()
 
 
 def tail(log: Path, lines: int = 5) -> str:
