@@ -8,6 +8,7 @@ from eventkeel.errors import ConfigurationError
 from eventkeel.message import Headers
 from eventkeel.ports.catalogue import DeadLetter, State, StoreLag, StuckRow, Waiting
 from eventkeel.ports.store import Row
+from eventkeel.stores.sqlite.connection import fetch
 from eventkeel.stores.sqlite.store import SQLiteStore
 from eventkeel.stores.sqlite.unit import PARKED, SKIPPED, SQL
 
@@ -29,38 +30,38 @@ class SQLiteCatalogue:
         return _letter(rows[0], with_body=True) if rows else None
 
     async def redrive(self, number: int, *, actor: str, now: float) -> DeadLetter | None:
-        async with self._store._transaction() as db:
-            rows = db.execute(SQL["letter"], (number,)).fetchall()
+        async with self._store._transaction(durable=True) as db:
+            rows = fetch(db, SQL["letter"], (number,))
             if not rows or rows[0][1] == "parked":
                 return None
             letter, row = _letter(rows[0], with_body=False), rows[0]
             if letter.state == "conflict":
                 raise ConfigurationError(
-                    f"dead letter {number} is an event with the identity of another one and other facts: it can never be "
-                    "applied. Publish a correction under an identity of its own, then skip this one"
+                    f"dead letter {number} is an event with the identity of another one and other facts: it can never "
+                    "be applied. Publish a correction under an identity of its own, then skip this one"
                 )
             event_id, key, consumer = row[3], row[7], row[18]
             db.execute(SQL["revive"], (now, number))
-            db.execute(SQL["set_state"], (PARKED, now, consumer, event_id))
+            db.execute(SQL["set_state"], (PARKED, now, event_id, consumer))
             db.execute(SQL["reopen_gate"], (consumer, letter.topic, key, now))
             db.execute(SQL["audit"], (now, actor, "redrive", number, letter.consumer, event_id, ""))
         self._store._notify()
         return letter
 
     async def skip(self, number: int, *, actor: str, note: str, now: float) -> DeadLetter | None:
-        async with self._store._transaction() as db:
-            rows = db.execute(SQL["letter"], (number,)).fetchall()
+        async with self._store._transaction(durable=True) as db:
+            rows = fetch(db, SQL["letter"], (number,))
             if not rows:
                 return None
             letter, row = _letter(rows[0], with_body=False), rows[0]
             event_id, key, queued, consumer = row[3], row[7], row[17], row[18]
             place = (consumer, letter.topic, key)
-            if letter.state == "parked" and db.execute(SQL["first_queued"], place).fetchall() != [(number,)]:
+            if letter.state == "parked" and fetch(db, SQL["first_queued"], place) != [(number,)]:
                 raise ConfigurationError(f"delivery {number} waits behind another one of its key; skip the head first")
             db.execute(SQL["drop_held"], (number,))
-            db.execute(SQL["set_state"], (SKIPPED, now, consumer, event_id))
+            db.execute(SQL["set_state"], (SKIPPED, now, event_id, consumer))
             if queued:
-                if db.execute(SQL["more_held"], place).fetchall():
+                if fetch(db, SQL["next_state"], place):
                     db.execute(SQL["reopen_gate"], (*place, now))
                 else:
                     db.execute(SQL["drop_gate"], place)

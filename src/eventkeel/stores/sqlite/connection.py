@@ -11,61 +11,90 @@ import apsw
 import apsw.ext
 
 from eventkeel._sqlite import begin_immediate, begin_immediate_async, connect
-from eventkeel.errors import CommitUnknown, StoreUnavailable, TransactionAborted
+from eventkeel.errors import CommitUnknown, StoreUnavailable, TransactionAborted, TransactionClosed
 from eventkeel.ports.store import Kind, PipelineFailed, Reply, Row, Statement
 from eventkeel.stores.sqlite.values import read, reader
 
 Readers = tuple[Callable[[Any], Any] | None, ...] | None
 _NOTHING = Reply([], 0)
+_MOST_SHAPES = 1000
+"""Statements whose columns are remembered: SQL that is put together anew each time must not fill the memory."""
+
+
+def fetch(db: apsw.Connection, sql: str, params: Sequence[Any] = ()) -> list[Row]:
+    """All rows of one statement, as SQLite gives them."""
+    rows: list[Row] = db.execute(sql, params).fetchall()
+    return rows
 
 
 class Handle:
-    """One connection. ``durable`` False: its commits may be lost in a power failure (never in a
-    crash of the process), which is right for what may be done twice."""
+    """One connection, and whether a transaction of ours has to be open on it."""
 
-    def __init__(self, path: str, *, durable: bool = True) -> None:
+    def __init__(self, path: str) -> None:
         self.native = connect(path)
-        if not durable:
-            self.native.execute("pragma synchronous=normal")
+        self.begun: bool | None = False
+        """True between BEGIN and its end as we know it; None: closed for good."""
+        self.doubtful = False
+        """A commit or a rollback failed on it: nobody may have it again."""
         self._readers: dict[str, Readers] = {}
 
     @property
     def alive(self) -> bool:
-        return self.native.in_transaction
+        return self.begun is True and self.native.in_transaction
+
+    def opened(self) -> None:
+        """After a BEGIN, for which somebody may have stopped waiting meanwhile."""
+        if self.begun is None:
+            self.close()
+            raise TransactionClosed("the unit of work was given up while it waited for its transaction")
+        self.begun = True
 
     def execute(self, statement: Statement) -> Reply:
         """Everything but BEGIN, which has to wait in its own way."""
         sql, params, kind = statement
+        if kind is Kind.COMMIT:
+            self._commit()
+            return _NOTHING
+        if kind is Kind.ROLLBACK:
+            self.rollback()
+            return _NOTHING
         native = self.native
-        if kind is Kind.RUN:
-            cursor = native.execute(sql, params)
-            rows: list[Row] = cursor.fetchall()
-            if rows:
-                return Reply(self._converted(sql, rows), len(rows))
-            return Reply(rows, native.changes())
+        if self.begun is None or native.in_transaction is not self.begun:
+            self._refuse()
         if kind is Kind.PIPELINE:
             return self._pipeline(params)
         if kind is Kind.MANY:
-            return Reply(native.executemany(sql, params).fetchall(), native.changes())
-        if kind is Kind.COMMIT:
-            self._commit()
-        elif kind is Kind.ROLLBACK:
-            self.rollback()
-        return _NOTHING
+            before = native.total_changes()
+            return Reply(native.executemany(sql, params).fetchall(), native.total_changes() - before)
+        rows: list[Row] = native.execute(sql, params).fetchall()
+        if rows:
+            return Reply(self._converted(sql, rows), len(rows))
+        return Reply(rows, native.changes())
+
+    def _refuse(self) -> None:
+        """Outside a transaction a statement would take effect at once, and again with the next attempt."""
+        if self.begun is None:
+            self.close()
+            raise TransactionClosed("the unit of work is over; its connection is closed")
+        raise TransactionAborted(
+            "SQLite has ended the transaction by itself (disk full, or a trigger with raise(rollback)): nothing of it "
+            "was applied, and nothing more can run in it"
+        )
 
     def _pipeline(self, statements: Sequence[Statement]) -> Reply:
-        native, affected, index = self.native, [], 0
+        native = self.native
+        affected: list[Row] = []
         try:
-            for index, statement in enumerate(statements):
-                native.execute(statement.sql, statement.params)
+            for sql, params, _ in statements:
+                native.execute(sql, params).fetchall()
                 affected.append((native.changes(),))
         except Exception as error:
-            raise PipelineFailed(index) from error
+            raise PipelineFailed(len(affected)) from error
         return Reply(affected, len(affected))
 
     def _commit(self) -> None:
         native = self.native
-        if not native.in_transaction:
+        if not self.alive:
             raise TransactionAborted("SQLite had ended the transaction before its commit; nothing of it was applied")
         try:
             native.execute("commit")
@@ -74,16 +103,27 @@ class Handle:
         except apsw.BusyError as error:
             raise StoreUnavailable(f"{native.filename} was busy at commit; nothing was applied") from error
         except apsw.Error as error:
+            self.doubtful = True  # its frames may lie in the log, and a recovery may find them
             raise CommitUnknown(f"the disk failed during a commit to {native.filename}: {error}") from error
+        self.begun = False
 
     def rollback(self) -> None:
-        with contextlib.suppress(apsw.Error):
+        closed = self.begun is None
+        try:
             if self.native.in_transaction:
                 self.native.execute("rollback")
+        except apsw.Error:
+            self.doubtful = True
+        if closed:
+            self.close()
+        else:
+            self.begun = False
 
     def _converted(self, sql: str, rows: list[Row]) -> list[Row]:
         readers = self._readers.get(sql, ())
-        if readers == ():
+        if readers is not None and len(readers) != len(rows[0]):  # new, or another process has altered the table
+            if len(self._readers) >= _MOST_SHAPES:
+                self._readers.clear()
             readers = self._readers[sql] = self._describe(sql)
         return rows if readers is None else read(rows, readers)
 
@@ -93,10 +133,15 @@ class Handle:
         return readers if any(readers) else None
 
     def close(self) -> None:
-        """From any thread. A statement under way elsewhere is interrupted; user code there can do no more harm."""
+        """From any thread. A statement under way elsewhere is interrupted; user code there can do no
+        more harm: whatever it asks next is refused, and the connection closed behind it."""
+        self.begun = None
         with contextlib.suppress(Exception):
             self.native.interrupt()
-            self.rollback()
+        with contextlib.suppress(Exception):
+            if self.native.in_transaction:
+                self.native.execute("rollback")
+        with contextlib.suppress(Exception):
             self.native.close()
 
 
@@ -112,7 +157,7 @@ class AsyncSide:
 
     @property
     def alive(self) -> bool:
-        return self._handle.native.in_transaction
+        return self._handle.alive
 
     async def run(self, statement: Statement) -> Reply:
         if statement.kind is Kind.BEGIN:
@@ -121,7 +166,7 @@ class AsyncSide:
         try:
             return self._handle.execute(statement)
         finally:
-            if self._queued and not self._handle.native.in_transaction:
+            if self._queued and not self._handle.alive:
                 self.leave()
 
     async def _begin(self) -> None:
@@ -129,6 +174,7 @@ class AsyncSide:
         self._queued = True
         try:
             await begin_immediate_async(self._handle.native)
+            self._handle.opened()
         except BaseException:
             self.leave()
             raise
@@ -149,10 +195,11 @@ class SyncSide:
 
     @property
     def alive(self) -> bool:
-        return self._handle.native.in_transaction
+        return self._handle.alive
 
     def run(self, statement: Statement) -> Reply:
         if statement.kind is Kind.BEGIN:
             begin_immediate(self._handle.native)
+            self._handle.opened()
             return _NOTHING
         return self._handle.execute(statement)

@@ -1,17 +1,62 @@
-"""Whose database this is, which consumers live in it, and the user's own tables."""
+"""Eventkeel's tables, whose database this is, which consumers live in it, and the user's own tables."""
 
 from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from importlib import resources
 
 import apsw
 
 from eventkeel.errors import ConfigurationError
 from eventkeel.ports.store import Schema
+from eventkeel.stores.sqlite.connection import fetch
+from eventkeel.stores.sqlite.placeholders import ENGINES_OWN, brief, first_word
 from eventkeel.stores.sqlite.unit import SQL
 
+VERSION = 1
+"""Of schema.sql. A later one brings the statements that lead to it from the one before."""
 
-def check_service(db: apsw.Connection, service: str, path: str, apply: bool) -> None:
+
+def framework_tables(db: apsw.Connection, path: str) -> None:
+    """Make what is missing. Raises ConfigurationError for a file that a newer Eventkeel made."""
+    known = fetch(db, "select 1 from sqlite_schema where name = 'eventkeel_meta'")
+    rows = fetch(db, SQL["get_meta"], ("schema",)) if known else []
+    if rows and int(rows[0][0]) > VERSION:
+        raise ConfigurationError(
+            f"{path} was written by a newer Eventkeel (schema {rows[0][0]}; this one knows {VERSION}): run that one, "
+            "or restore the copy from before its upgrade"
+        )
+    if rows:
+        return
+    db.execute(resources.files("eventkeel.stores.sqlite").joinpath("schema.sql").read_text("utf-8"))
+    db.execute(SQL["put_meta"], ("schema", str(VERSION)))
+    db.execute(SQL["put_meta"], ("store_id", os.urandom(16).hex()))
+
+
+def register(db: apsw.Connection, want: Schema, path: str, apply: bool) -> None:
+    """Claim the file for the service, and its consumers' names."""
+    _check_service(db, want.service, path, apply)
+    known = {name: set(handles.split()) for _, name, handles, retired in fetch(db, SQL["consumers"]) if not retired}
+    wanted = {consumer.name: set(consumer.handles) for consumer in want.consumers}
+    undecided = f"{want.service}/*"
+    known.pop(undecided, None)
+    _check_renamed(known, wanted)
+    if not apply:
+        if missing := wanted.keys() - known.keys():
+            names = ", ".join(sorted(missing))
+            raise ConfigurationError(f"{path} does not know {names} yet: run service {want.service!r} once")
+        return
+    for name in (*sorted(wanted), undecided):
+        db.execute(SQL["add_consumer"], (name, " ".join(sorted(wanted.get(name, ())))))
+    for name in known.keys() - wanted.keys():
+        db.execute(SQL["retire_consumer"], (name,))
+
+
+def _check_service(db: apsw.Connection, service: str, path: str, apply: bool) -> None:
     """One service per database: two would share an inbox and swallow each other's events."""
-    rows = db.execute(SQL["get_meta"], ("service",)).fetchall()
+    rows = fetch(db, SQL["get_meta"], ("service",))
     if not rows:
         if not apply:
             raise ConfigurationError(f"{path} is empty: run service {service!r} once to make its tables")
@@ -23,31 +68,47 @@ def check_service(db: apsw.Connection, service: str, path: str, apply: bool) -> 
         )
 
 
-def check_consumers(db: apsw.Connection, want: Schema, apply: bool) -> None:
-    """A consumer that vanished while another appeared on the same event was probably renamed: its
-    inbox would be forgotten, and every event of the past would take effect again."""
-    known = {name: set(handles.split()) for _, name, handles in db.execute(SQL["consumers"]).fetchall()}
-    wanted = {consumer.name: set(consumer.handles) for consumer in want.consumers}
-    for gone in known.keys() - wanted.keys():
-        for new in wanted.keys() - known.keys():
-            if known[gone] & wanted[new]:
+def _check_renamed(known: dict[str, set[str]], wanted: dict[str, set[str]]) -> None:
+    """A consumer that vanishes while another appears on the same event was probably renamed: its
+    inbox would be forgotten, and what is still on its way would take effect again."""
+    for gone in sorted(known.keys() - wanted.keys()):
+        for new in sorted(wanted.keys() - known.keys()):
+            if both := known[gone] & wanted[new]:
                 old = gone.partition("/")[2]
                 raise ConfigurationError(
-                    f"handler {new!r} appeared and {gone!r} vanished, both on {', '.join(sorted(known[gone] & wanted[new]))}. "
-                    f'Renamed? Then keep its inbox: write @service.on(…, name="{old}"). Really another one? Keep a '
-                    f"handler under the old name until it has nothing parked, or forget it: eventkeel_consumer in the store"
+                    f"handler {new!r} appeared and {gone!r} vanished, both on {', '.join(sorted(both))}. Renamed? Then "
+                    f'keep its inbox: write @service.on(…, name="{old}"). Really another one? Then start the service '
+                    "once without both, and then with the new one"
                 )
 
 
-def apply_schema(db: apsw.Connection, want: Schema) -> None:
+def apply_ddl(db: apsw.Connection, want: Schema) -> None:
     """The service's own statements, at every start. Raises ConfigurationError with the one that failed."""
     for ddl in want.ddl:
-        try:
-            db.execute(ddl)
-        except apsw.Error as error:
-            raise ConfigurationError(
-                f"the schema of service {want.service!r} failed: {error}. It is run at every start, so each statement "
-                "has to be repeatable (create table if not exists …)"
-            ) from error
-        if not db.in_transaction:
-            raise ConfigurationError(f"the schema of service {want.service!r} must not begin or end transactions")
+        for statement in statements(ddl):
+            if (word := first_word(statement)) in ENGINES_OWN:
+                raise ConfigurationError(
+                    f"the schema of service {want.service!r} must not say {word.upper()}: it is applied in one "
+                    f"transaction of Eventkeel's, as a whole or not at all ({brief(statement)})"
+                )
+            try:
+                db.execute(statement)
+            except apsw.Error as error:
+                raise ConfigurationError(
+                    f"the schema of service {want.service!r} failed: {error}, in: {brief(statement)}. It is run at "
+                    "every start, so each statement has to be repeatable (create table if not exists …)"
+                ) from error
+
+
+def statements(script: str) -> Iterator[str]:
+    """The single statements of a script. SQLite itself tells where one ends: it knows strings, comments
+    and triggers, whose bodies have semicolons of their own."""
+    piece = ""
+    for part in re.split(r"(?<=;)", script):
+        piece += part
+        if apsw.complete(piece):
+            if first_word(piece):
+                yield piece.strip()
+            piece = ""
+    if first_word(piece):
+        yield piece.strip()

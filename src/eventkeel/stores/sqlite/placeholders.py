@@ -15,21 +15,23 @@ _TOKEN = re.compile(
     r"""
       (?P<skip> '(?:[^']|'')*' | "(?:[^"]|"")*" | `[^`]*` | --[^\n]* | /\*.*?\*/
               | (?P<tag>\$\w*\$).*?(?P=tag) | :: )
-    | :(?P<name>[A-Za-z_]\w*)
-    | (?P<mark>\?\d*|%s|[@$][A-Za-z_]\w*)
+    | :(?P<name>[^\W\d]\w*)
+    | (?P<mark>\?\d*|%s\b|[@$:]\w+)
     | (?P<end>;)
-    | (?P<word>[A-Za-z_]\w*)
+    | (?P<word>[^\W\d][\w$]*)
     """,
     re.VERBOSE | re.DOTALL,
 )
-_ENGINES_OWN = frozenset(
-    "begin commit end rollback savepoint release attach detach vacuum pragma reindex analyze".split()
-)
+ENGINES_OWN = frozenset({"begin", "commit", "end", "rollback", "savepoint", "release"}) | {
+    *("attach", "detach", "vacuum", "pragma", "reindex", "analyze")
+}
 
 
 class Compiled(NamedTuple):
     sql: str
     names: tuple[str, ...]
+    text: str
+    """As the user wrote it."""
 
 
 def compile_sql(sql: str) -> Compiled:
@@ -62,13 +64,21 @@ def compile_sql(sql: str) -> Compiled:
             previous = word
     if first is None:
         raise StatementRefused(f"there is no statement in {brief(sql)!r}")
-    if first in _ENGINES_OWN:
+    if first in ENGINES_OWN:
         raise StatementRefused(
             f"{first.upper()} belongs to the engine, which commits what a handler does together with its inbox row"
             f"{'; use tx.savepoint()' if first in ('savepoint', 'release', 'rollback') else ''}: {brief(sql)}"
         )
     out.append(sql[at:])
-    return Compiled("".join(out).rstrip().rstrip(";"), tuple(names))
+    return Compiled("".join(out), tuple(names), sql)
+
+
+def first_word(sql: str) -> str:
+    """The first keyword, in lower case, behind comments and semicolons; empty: there is none."""
+    for token in _TOKEN.finditer(sql):
+        if token["word"]:
+            return token["word"].lower()
+    return ""
 
 
 def brief(sql: str) -> str:

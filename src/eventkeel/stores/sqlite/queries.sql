@@ -11,21 +11,27 @@ select 1 from eventkeel_gate where topic = ? and key = ? and consumer in (?, ?) 
 select 1 from eventkeel_gate where topic = ? and key = ? and consumer = ?
 
 -- name: known
-select fingerprint from eventkeel_inbox where consumer = ? and event_id = ?
+select fingerprint from eventkeel_inbox where event_id = ? and consumer in (?, ?)
 
 -- name: claim
 insert into eventkeel_inbox (consumer, event_id, topic, partition, position, epoch, fingerprint, at)
-values (?, ?, ?, ?, ?, ?, ?, ?) on conflict do nothing returning event_id
+values (?, ?, ?, ?, ?, ?, ?, ?) on conflict do nothing
+
+-- name: claimed
+select event_id from eventkeel_inbox order by id desc limit ?
 
 -- name: unclaim
-delete from eventkeel_inbox where consumer = ? and event_id = ? and state = 0
+delete from eventkeel_inbox where event_id = ? and consumer = ? and state = 0
+
+-- name: forget
+delete from eventkeel_inbox where event_id = ? and consumer = ?
 
 -- name: remember
 insert into eventkeel_inbox (consumer, event_id, state, topic, partition, position, epoch, fingerprint, at)
 values (?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict do nothing returning event_id
 
 -- name: set_state
-update eventkeel_inbox set state = ?, at = ? where consumer = ? and event_id = ?
+update eventkeel_inbox set state = ?, at = ? where event_id = ? and consumer = ?
 
 -- name: append
 insert into eventkeel_outbox (event_id, topic, key, headers, body, at) values (?, ?, ?, ?, ?, ?)
@@ -45,22 +51,30 @@ select 1 from eventkeel_gate where consumer = ? and topic = ? and key = ? and ep
 -- name: drop_held
 delete from eventkeel_held where number = ?
 
--- name: more_held
-select 1 from eventkeel_held where consumer = ? and topic = ? and key = ? and queued limit 1
+-- name: pop_held
+delete from eventkeel_held where number = ? and state = 'parked' returning 1
+
+-- name: next_state
+select state, attempts, reason from eventkeel_held
+where consumer = ? and topic = ? and key = ? and queued order by number limit 1
 
 -- name: drop_gate
 delete from eventkeel_gate where consumer = ? and topic = ? and key = ?
 
 -- name: retry_held
-update eventkeel_held set attempts = ?, reason = ?, error = ?, last_failed = ? where number = ?
+update eventkeel_held set attempts = ?, reason = ?, error = ?, last_failed = ?
+where number = ? and state = 'parked' returning 1
 
 -- name: kill_held
 update eventkeel_held set state = 'dead', queued = ?, attempts = ?, reason = ?, error = ?, last_failed = ?
-where number = ?
+where number = ? and state = 'parked' returning 1
 
 -- name: set_gate
 update eventkeel_gate set state = ?, due = ?, attempts = ?, reason = ?, owner = '', until = 0
 where consumer = ? and topic = ? and key = ?
+
+-- name: let_gate_go
+update eventkeel_gate set owner = '', until = 0 where consumer = ? and topic = ? and key = ?
 
 -- name: mark_attempt
 insert into eventkeel_attempt (consumer, event_id, starts, at) values (?, ?, 1, ?)
@@ -100,7 +114,8 @@ order by topic, partition, generation
 
 -- name: progress
 update eventkeel_owner set
-  position = case when ?1 is null or position > ?1 then position else ?1 end,
+  position = case when ?1 is null or (position > ?1 and (?2 in ('', incarnation) or incarnation = '')) then position
+    else ?1 end,
   incarnation = case when ?2 = '' then incarnation else ?2 end
 where grp = ?3 and topic = ?4 and partition = ?5 and generation = ?6 and epoch = ?7 returning 1
 
@@ -114,11 +129,11 @@ where stuck is null and not exists (
   select 1 from eventkeel_outbox s where s.stuck is not null and s.topic = o.topic and s.key = o.key and s.id < o.id)
 order by id limit ?
 
--- name: unsent_heads
-select id, 0, topic, key, headers, body from eventkeel_outbox o
-where stuck is null and not exists (
-  select 1 from eventkeel_outbox p where p.topic = o.topic and p.key = o.key and p.id < o.id)
-order by id limit ?
+-- name: unsent_places
+select id, topic, key, stuck is not null from eventkeel_outbox order by id
+
+-- name: unsent_one
+select id, 0, topic, key, headers, body from eventkeel_outbox where id = ?
 
 -- name: sent_range
 delete from eventkeel_outbox where id between ? and ?
@@ -131,7 +146,7 @@ update eventkeel_outbox set stuck = ? where id = ?
 
 -- name: due
 select g.consumer, g.topic, g.key from eventkeel_gate g
-where g.state = 'waiting' and g.due <= ?1 and (g.owner = '' or g.until <= ?1
+where g.state = 'waiting' and g.due <= ?1 and g.consumer in (select value from json_each(?3)) and (g.owner = '' or g.until <= ?1
   or g.owner not in (select member from eventkeel_member where until > ?1))
 order by g.due limit ?2
 
@@ -145,20 +160,28 @@ select number, topic, partition, generation, position, key, event_id, state, hea
 from eventkeel_held where consumer = ? and topic = ? and key = ? and queued order by number limit 1
 
 -- name: next_due
-select min(case when owner = '' or owner not in (select member from eventkeel_member where until > ?1)
-  then due else until end)
-from eventkeel_gate where state = 'waiting'
+select min(case when owner = '' then due
+  else coalesce((select min(g.until, max(m.until)) from eventkeel_member m where m.member = g.owner), due) end)
+from eventkeel_gate g where state = 'waiting' and consumer in (select value from json_each(?))
+
+-- name: inbox_ages
+select id, state, at from eventkeel_inbox order by id
 
 -- name: purge
-delete from eventkeel_inbox where (consumer, event_id) in (
-  select consumer, event_id from eventkeel_inbox where state in (0, 3) and at < ? limit ?)
+delete from eventkeel_inbox where id = ? and state in (0, 3)
+
+-- name: purge_attempts
+delete from eventkeel_attempt where at < ?
 
 -- name: consumers
-select id, name, handles from eventkeel_consumer
+select id, name, handles, retired from eventkeel_consumer
 
 -- name: add_consumer
 insert into eventkeel_consumer (name, handles) values (?, ?)
-on conflict (name) do update set handles = excluded.handles
+on conflict (name) do update set handles = excluded.handles, retired = 0
+
+-- name: retire_consumer
+update eventkeel_consumer set retired = 1 where name = ?
 
 -- name: get_meta
 select value from eventkeel_meta where name = ?

@@ -8,11 +8,15 @@ create table if not exists eventkeel_meta (
 create table if not exists eventkeel_consumer (
   id integer primary key,
   name text not null unique,
-  handles text not null default ''  -- topic/type pairs, separated by spaces
+  handles text not null default '',  -- topic/type pairs, separated by spaces
+  retired integer not null default 0  -- 1 since a start of the service that did not have it any more
 );
 
 -- Ids already handled. state: 0 applied, 1 parked, 2 dead, 3 skipped, 4 conflict.
+-- Rows lie in the order in which they came: ids made from an identity are random, and a table ordered by
+-- them would touch a page for each; so only the narrow index does. Purging reads from the old end.
 create table if not exists eventkeel_inbox (
+  id integer primary key,
   consumer integer not null,
   event_id blob not null,
   state integer not null default 0,
@@ -21,9 +25,9 @@ create table if not exists eventkeel_inbox (
   position integer not null,
   epoch integer not null,
   fingerprint blob,
-  at real not null,
-  primary key (consumer, event_id)
-) without rowid;
+  at real not null
+);
+create unique index if not exists eventkeel_inbox_event on eventkeel_inbox (event_id, consumer);
 
 create table if not exists eventkeel_outbox (
   id integer primary key autoincrement,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from importlib import resources
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import apsw
 
@@ -16,7 +16,6 @@ from eventkeel._sqlite import Wake, begin_immediate_async, connect
 from eventkeel.errors import ConfigurationError, NotYetSupported, TransactionError
 from eventkeel.message import Slice
 from eventkeel.ports.store import (
-    ConsumerName,
     GateLease,
     Head,
     Held,
@@ -30,13 +29,16 @@ from eventkeel.ports.store import (
     StoreCaps,
     Unsent,
 )
-from eventkeel.stores.sqlite.connection import AsyncSide, Handle
-from eventkeel.stores.sqlite.migrate import apply_schema, check_consumers, check_service
+from eventkeel.stores.sqlite.connection import AsyncSide, Handle, fetch
+from eventkeel.stores.sqlite.migrate import apply_ddl, framework_tables, register
 from eventkeel.stores.sqlite.placeholders import Compiled, brief, compile_sql
-from eventkeel.stores.sqlite.unit import SQL, SQLiteUnit
+from eventkeel.stores.sqlite.unit import APPLIED, SKIPPED, SQL, SQLiteUnit
 from eventkeel.stores.sqlite.values import bind
 
-T = TypeVar("T")
+_MOST_STATEMENTS = 1000
+"""Compiled statements kept: SQL that is put together anew each time must not fill the memory."""
+_FRESH_IN_A_ROW = 100
+"""Rows too young to be purged, one after another, after which only younger ones are expected."""
 
 
 class SQLiteStore:
@@ -52,6 +54,7 @@ class SQLiteStore:
         self._free: list[Handle] = []
         self._private: apsw.Connection | None = None
         self._consumers: dict[str, int] = {}
+        self._served: tuple[int, ...] = ()
         self._names: dict[int, str] = {}
         self._compiled: dict[str, Compiled] = {}
         self._queue = asyncio.Lock()
@@ -66,15 +69,16 @@ class SQLiteStore:
         if self._private is not None:
             return
         self._pid, self._loop = os.getpid(), asyncio.get_running_loop()
-        # For what may safely be done twice (leases, progress, removing what was sent): a commit that a
-        # power failure undoes costs a duplicate that the inboxes absorb, not an fsync each time.
+        self._queue = asyncio.Lock()
         self._private = connect(self.path)
-        self._private.execute("pragma synchronous=normal")
-        schema = resources.files("eventkeel.stores.sqlite").joinpath("schema.sql").read_text("utf-8")
-        async with self._transaction() as db:
-            db.execute(schema)
-            db.execute(SQL["put_meta"], ("store_id", os.urandom(16).hex()))
-            self.store_id = db.execute(SQL["get_meta"], ("store_id",)).fetchall()[0][0]
+        try:
+            async with self._transaction(durable=True) as db:
+                framework_tables(db, str(self.path))
+                self.store_id = fetch(db, SQL["get_meta"], ("store_id",))[0][0]
+        except BaseException:
+            self._private.close()
+            self._private = None
+            raise
         self._wake = Wake(self.path)
 
     async def close(self) -> None:
@@ -92,32 +96,32 @@ class SQLiteStore:
             private.close()
 
     async def migrate(self, want: Schema, *, apply: bool) -> None:
-        async with self._transaction() as db:
-            check_service(db, want.service, str(self.path), apply)
-            undecided = ConsumerName(f"{want.service}/*", ())
-            check_consumers(db, want, apply)
+        async with self._transaction(durable=True) as db:
+            register(db, want, str(self.path), apply)
             if apply:
-                for consumer in (*want.consumers, undecided):
-                    db.execute(SQL["add_consumer"], (consumer.name, " ".join(sorted(consumer.handles))))
-            self._read_consumers(db)
-        if apply:
-            async with self._transaction() as db:
-                apply_schema(db, want)
+                apply_ddl(db, want)
+            rows = fetch(db, SQL["consumers"])
+        self._consumers = {name: number for number, name, *_ in rows}
+        self._names = {number: name for number, name, *_ in rows}
+        served = (f"{want.service}/*", *(consumer.name for consumer in want.consumers))
+        self._served = self._numbers(served)
 
-    def _read_consumers(self, db: apsw.Connection) -> None:
-        rows = db.execute(SQL["consumers"]).fetchall()
-        self._consumers = {name: number for number, name, _ in rows}
-        self._names = {number: name for number, name, _ in rows}
+    def _numbers(self, consumers: Iterable[str]) -> tuple[int, ...]:
+        return tuple(self._consumers[name] for name in consumers if name in self._consumers)
 
     @contextlib.asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[apsw.Connection]:
-        """A short transaction of the store's own."""
-        if self._private is None or self._pid != os.getpid():
-            raise ConfigurationError(f"the store {self.path} is not open in this process")
-        async with self._queue:
-            private = self._private
-            if private is None:
+    async def _transaction(self, *, durable: bool = False) -> AsyncIterator[apsw.Connection]:
+        """A short transaction of the store's own.
+
+        Not ``durable``: for what may safely be done twice (leases, progress, removing what was sent).
+        A commit that a power failure undoes then costs a duplicate, which the inboxes absorb, and
+        not an fsync each time.
+        """
+        private, queue = self._opened(), self._queue
+        async with queue:
+            if private is not self._private:
                 raise ConfigurationError(f"the store {self.path} was closed")
+            private.execute(f"pragma synchronous={'full' if durable else 'normal'}")
             await begin_immediate_async(private)
             try:
                 yield private
@@ -126,18 +130,26 @@ class SQLiteStore:
                 if private.in_transaction:
                     private.execute("rollback")
 
+    def _opened(self) -> apsw.Connection:
+        if self._private is None or self._pid != os.getpid():
+            raise ConfigurationError(
+                f"the store {self.path} is not open in this process"
+                f"{', which was forked from the one that opened it' if self._private is not None else ''}"
+            )
+        return self._private
+
     def _ask(self, sql: str, params: Sequence[Any] = ()) -> list[Row]:
-        if self._private is None:
-            raise ConfigurationError(f"the store {self.path} is not open in this process")
-        rows: list[Row] = self._private.execute(SQL[sql], params).fetchall()
+        rows: list[Row] = self._opened().execute(SQL[sql], params).fetchall()
         return rows
 
     # -- units ---------------------------------------------------------------------------------
 
     def unit(self) -> SQLiteUnit:
-        if self._private is None:
-            raise ConfigurationError(f"the store {self.path} is not open in this process")
-        handle = self._free.pop() if self._free else Handle(str(self.path))
+        self._opened()
+        try:
+            handle = self._free.pop()
+        except IndexError:  # threads take from it too
+            handle = Handle(str(self.path))
         return SQLiteUnit(
             handle,
             AsyncSide(handle, self._queue),
@@ -148,7 +160,7 @@ class SQLiteStore:
         )
 
     def _take_back(self, handle: Handle, discard: bool) -> None:
-        if discard or self._private is None:
+        if discard or handle.doubtful or handle.begun is not False or self._private is None:
             handle.close()
         else:
             self._free.append(handle)
@@ -162,6 +174,8 @@ class SQLiteStore:
     def prepare(self, sql: str, params: Any) -> Statement:
         compiled = self._compiled.get(sql)
         if compiled is None:
+            if len(self._compiled) >= _MOST_STATEMENTS:
+                self._compiled.clear()
             compiled = self._compiled[sql] = compile_sql(sql)
         if not compiled.names:
             return Statement(compiled.sql)
@@ -169,12 +183,8 @@ class SQLiteStore:
             if isinstance(params, Mapping):
                 return Statement(compiled.sql, [bind(params[name]) for name in compiled.names])
             return Statement(compiled.sql, [bind(getattr(params, name)) for name in compiled.names])
-        except (KeyError, AttributeError) as error:
-            missing = [n for n in compiled.names if not _has(params, n)]
-            raise TransactionError(
-                f"no value for :{', :'.join(missing) or error} in {brief(sql)}; parameters are a mapping, or an "
-                "object with these attributes"
-            ) from error
+        except (KeyError, AttributeError, TransactionError) as error:
+            raise _explained(error, compiled, params) from error
 
     # -- wake-ups ------------------------------------------------------------------------------
 
@@ -196,7 +206,8 @@ class SQLiteStore:
         if self._wake is not None:
             self._wake.notify()
         if self._wakers and self._loop is not None:
-            self._loop.call_soon_threadsafe(self._wake_all, outbox, gates)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to wake here
+                self._loop.call_soon_threadsafe(self._wake_all, outbox, gates)
 
     # -- ownership -----------------------------------------------------------------------------
 
@@ -206,7 +217,7 @@ class SQLiteStore:
         taken: list[Owned] = []
         async with self._transaction() as db:
             for slice in slices:
-                rows = db.execute(SQL["owner"], (group, *slice)).fetchall()
+                rows = fetch(db, SQL["owner"], (group, *slice))
                 owner, epoch, position, incarnation, until = rows[0] if rows else ("", 0, None, "", 0.0)
                 if owner not in ("", member) and until > now and not force:
                     continue
@@ -222,7 +233,7 @@ class SQLiteStore:
             lost = [
                 slice
                 for slice, epoch in held.items()
-                if not db.execute(SQL["renew"], (now + ttl, group, *slice, member, epoch)).fetchall()
+                if not fetch(db, SQL["renew"], (now + ttl, group, *slice, member, epoch))
             ]
             members = tuple(name for (name,) in db.execute(SQL["members"], (group, now)))
             owners = tuple(
@@ -241,7 +252,7 @@ class SQLiteStore:
         async with self._transaction() as db:
             for slice, epoch, position, incarnation in marks:
                 params = (position, incarnation, group, *slice, epoch)
-                if not db.execute(SQL["progress"], params).fetchall():
+                if not fetch(db, SQL["progress"], params):
                     refused.append(slice)
                 elif release:
                     db.execute(SQL["release"], (group, *slice, epoch))
@@ -254,8 +265,22 @@ class SQLiteStore:
     async def unsent(self, shards: Sequence[int], limit: int, *, heads_only: bool = False) -> list[Unsent]:
         if 0 not in shards:
             return []
-        rows = self._ask("unsent_heads" if heads_only else "unsent", (limit,))
-        return [Unsent(*row) for row in rows]
+        if heads_only:
+            return self._unsent_heads(limit)
+        return [Unsent(*row) for row in self._ask("unsent", (limit,))]
+
+    def _unsent_heads(self, limit: int) -> list[Unsent]:
+        """The first of each key, by one walk in order: an index of keys would cost every append."""
+        ids: list[int] = []
+        seen: set[tuple[str, bytes]] = set()
+        for id, topic, key, stuck in self._opened().execute(SQL["unsent_places"]):
+            if (topic, key) not in seen:
+                seen.add((topic, key))
+                if not stuck:
+                    ids.append(id)
+                    if len(ids) == limit:
+                        break
+        return [Unsent(*row) for id in ids for row in self._ask("unsent_one", (id,))]
 
     async def sent(self, group: str, shard: Slice, epoch: int, ids: Sequence[int]) -> bool:
         if not ids:
@@ -278,20 +303,18 @@ class SQLiteStore:
         return True
 
     def _owns(self, db: apsw.Connection, group: str, shard: Slice, epoch: int) -> bool:
-        return db.execute(SQL["fence"], (group, *shard)).fetchall() == [(epoch,)]
+        return fetch(db, SQL["fence"], (group, *shard)) == [(epoch,)]
 
     # -- gates ---------------------------------------------------------------------------------
 
     async def due(self, consumers: Sequence[str], member: str, *, limit: int, ttl: float, now: float) -> list[Head]:
-        if not self._ask("due", (now, 1)):
+        mine = json.dumps(self._numbers(consumers))
+        if not self._ask("due", (now, 1, mine)):
             return []
-        mine = {self._consumers[name] for name in consumers if name in self._consumers}
         heads: list[Head] = []
         async with self._transaction() as db:
-            for consumer, topic, key in db.execute(SQL["due"], (now, limit)).fetchall():
-                if consumer not in mine:
-                    continue
-                rows = db.execute(SQL["head"], (consumer, topic, key)).fetchall()
+            for consumer, topic, key in fetch(db, SQL["due"], (now, limit, mine)):
+                rows = fetch(db, SQL["head"], (consumer, topic, key))
                 if not rows:
                     db.execute(SQL["drop_gate"], (consumer, topic, key))
                     continue
@@ -300,12 +323,12 @@ class SQLiteStore:
                     db.execute(SQL["set_gate"], ("blocked", 0.0, held.attempts, held.reason, consumer, topic, key))
                     continue
                 lease = (member, now + ttl, consumer, topic, key)
-                epoch = db.execute(SQL["lease_gate"], lease).fetchall()[0][0]
+                epoch = fetch(db, SQL["lease_gate"], lease)[0][0]
                 heads.append(Head(GateLease(self._names[consumer], topic, key, epoch), held, now + ttl))
         return heads
 
     async def next_due(self, now: float) -> float | None:
-        due: float | None = self._ask("next_due", (now,))[0][0]
+        due: float | None = self._ask("next_due", (json.dumps(self._served),))[0][0]
         return due
 
     async def next_head(self, lease: GateLease) -> Held | None:
@@ -324,13 +347,37 @@ class SQLiteStore:
         raise NotYetSupported("Steps come with a later version")
 
     async def purge(self, *, before: float, limit: int) -> int:
+        """From the old end, until only younger rows come."""
+        old: list[tuple[int]] = []
+        fresh = 0
+        for id, state, at in self._opened().execute(SQL["inbox_ages"]):
+            if at >= before:
+                fresh += 1
+            elif state in (APPLIED, SKIPPED):
+                fresh = 0
+                old.append((id,))
+            if fresh == _FRESH_IN_A_ROW or len(old) == limit:
+                break
         async with self._transaction() as db:
-            db.execute(SQL["purge"], (before, limit))
-            return db.changes()
+            db.execute(SQL["purge_attempts"], (before,))
+            at_first = db.total_changes()
+            db.executemany(SQL["purge"], old)
+            return db.total_changes() - at_first
 
 
-def _has(params: Any, name: str) -> bool:
-    return name in params if isinstance(params, Mapping) else hasattr(params, name)
+def _explained(error: Exception, compiled: Compiled, params: Any) -> TransactionError:
+    """Which parameter it was."""
+    for name in compiled.names:
+        try:
+            bind(params[name] if isinstance(params, Mapping) else getattr(params, name))
+        except TransactionError as refused:
+            return TransactionError(f":{name} in {brief(compiled.text)}: {refused}")
+        except (KeyError, AttributeError):
+            return TransactionError(
+                f"no value for :{name} in {brief(compiled.text)}; parameters are a mapping, or an object with "
+                f"this attribute, and {type(params).__name__} has none"
+            )
+    return TransactionError(str(error))
 
 
 def _held(row: Row) -> tuple[Held, str]:

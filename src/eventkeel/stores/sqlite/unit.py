@@ -93,34 +93,40 @@ class SQLiteUnit:
 
     def exclude(self, consumer: str, keys: Sequence[bytes]) -> Op[None]:
         """Nothing to do: the whole file is ours until the commit."""
-        return
-        yield
+        yield from ()
 
     def claim(self, consumer: str, claims: Sequence[Claim], now: float) -> Op[list[Verdict]]:
         mine = self._id(consumer)
-        verdicts: list[Verdict | None] = [None] * len(claims)
-        gated = (yield _ANY_GATE).rows
-        if gated:
-            yield from self._gates(mine, claims, verdicts)
-        fresh = [
-            (mine, claim.event_id, *claim.slice[:2], claim.position, claim.epoch, claim.fingerprint, now)
-            for claim, verdict in zip(claims, verdicts, strict=True)
-            if verdict is None
-        ]
-        inserted = (yield Statement(SQL["claim"], fresh, Kind.MANY)).rows if fresh else []
-        at, count = 0, len(inserted)
-        for index, claim in enumerate(claims):
-            if verdicts[index] is not None:
-                continue
-            if at < count and inserted[at][0] == claim.event_id:
-                verdicts[index] = Verdict.NEW
-                at += 1
-            else:
-                verdicts[index] = yield from self._known(mine, claim)
-        return [verdict or Verdict.DONE for verdict in verdicts]
+        if not (yield _ANY_GATE).rows:
+            return (yield from self._claim_open(mine, claims, now))
+        verdicts = yield from self._gates(mine, claims)
+        free = [claim for claim, verdict in zip(claims, verdicts, strict=True) if verdict is None]
+        found = iter((yield from self._claim_open(mine, free, now)))
+        return [verdict or next(found) for verdict in verdicts]
 
-    def _gates(self, mine: int, claims: Sequence[Claim], verdicts: list[Verdict | None]) -> Op[None]:
-        """Keys that wait; but what the inbox knows already is a duplicate, gate or no gate."""
+    def _claim_open(self, mine: int, claims: Sequence[Claim], now: float) -> Op[list[Verdict]]:
+        """Claims of keys that do not wait, in one statement. Which of them were new is asked only where
+        not all were: RETURNING would double the price of each."""
+        rows = [
+            (mine, event_id, topic, partition, position, epoch, fingerprint, now)
+            for event_id, (topic, partition, _), position, epoch, _, fingerprint in claims
+        ]
+        count = (yield Statement(SQL["claim"], rows, Kind.MANY)).affected if rows else 0
+        if count == len(rows):
+            return [Verdict.NEW] * count
+        inserted = (yield Statement(SQL["claimed"], (count,))).rows  # the last first
+        verdicts = []
+        for claim in claims:
+            if inserted and inserted[-1][0] == claim.event_id:
+                inserted.pop()
+                verdicts.append(Verdict.NEW)
+            else:
+                verdicts.append((yield from self._known(mine, claim)))
+        return verdicts
+
+    def _gates(self, mine: int, claims: Sequence[Claim]) -> Op[list[Verdict | None]]:
+        """Keys that wait; but what the inbox knows already is a duplicate, gate or no gate. None: its key is free."""
+        verdicts: list[Verdict | None] = [None] * len(claims)
         waiting: dict[tuple[str, bytes | None], bool] = {}
         ahead: dict[bytes, bytes | None] = {}
         for index, claim in enumerate(claims):
@@ -130,23 +136,24 @@ class SQLiteUnit:
                 waiting[place] = bool(reply.rows)
             if not waiting[place]:
                 continue
-            known = (yield Statement(SQL["known"], (mine, claim.event_id))).rows
+            known = (yield Statement(SQL["known"], (claim.event_id, mine, self._undecided))).rows
             if known or claim.event_id in ahead:
                 first = known[0][0] if known else ahead[claim.event_id]
                 verdicts[index] = _compare(first, claim.fingerprint)
             else:
                 ahead[claim.event_id] = claim.fingerprint
                 verdicts[index] = Verdict.WAITING
+        return verdicts
 
     def _known(self, mine: int, claim: Claim) -> Op[Verdict]:
         if claim.fingerprint is None:
             return Verdict.DONE
-        rows = (yield Statement(SQL["known"], (mine, claim.event_id))).rows
+        rows = (yield Statement(SQL["known"], (claim.event_id, mine, mine))).rows
         return _compare(rows[0][0] if rows else None, claim.fingerprint)
 
     def unclaim(self, consumer: str, event_ids: Sequence[bytes]) -> Op[None]:
         mine = self._id(consumer)
-        yield Statement(SQL["unclaim"], [(mine, event_id) for event_id in event_ids], Kind.MANY)
+        yield Statement(SQL["unclaim"], [(event_id, mine) for event_id in event_ids], Kind.MANY)
 
     # -- outbox --------------------------------------------------------------------------------
 
@@ -157,23 +164,22 @@ class SQLiteUnit:
             self._news = True
 
     def schedule(self, records: Sequence[Record], due: Sequence[float]) -> Op[None]:
+        yield from ()
         raise NotYetSupported("timers come with a later version")
-        yield
 
     # -- gates and dead letters ----------------------------------------------------------------
 
     def park(self, consumer: str, held: Held, *, due: float, opens: bool, epoch: int, now: float) -> Op[bool]:
         target = self._id(consumer)
-        assert held.key is not None
         if not opens:
-            queue = yield from self._queue_of(target, held.slice.topic, held.key)
+            queue = yield from self._queue_of(target, held.slice.topic, _place(held))
             if queue is None:
                 return False
             target = queue
         if not (yield from self._remember(target, held, PARKED, epoch, now)):
             return True
         if opens:
-            gate = (target, held.slice.topic, held.key, "waiting", due, held.attempts, held.reason)
+            gate = (target, held.slice.topic, _place(held), "waiting", due, held.attempts, held.reason)
             yield Statement(SQL["open_gate"], gate)
         yield from self._hold(target, held, "parked", True, now)
         self._gates_changed = True
@@ -193,7 +199,7 @@ class SQLiteUnit:
         if not (yield from self._remember(target, held, state, epoch, now)):
             return
         if blocks:
-            gate = (target, held.slice.topic, held.key, "blocked", 0.0, held.attempts, held.reason)
+            gate = (target, held.slice.topic, _place(held), "blocked", 0.0, held.attempts, held.reason)
             yield Statement(SQL["open_gate"], gate)
         yield from self._hold(target, held, "conflict" if conflict else "dead", blocks, now)
 
@@ -202,9 +208,10 @@ class SQLiteUnit:
         return bool((yield Statement(SQL["remember"], row)).rows)
 
     def _hold(self, consumer: int, held: Held, state: str, queued: bool, now: float) -> Op[None]:
-        row = (consumer, *held.slice, held.position, held.key, held.event_id, state, queued, held.headers, held.body)
-        more = (held.time, held.type, held.fingerprint, held.attempts, held.reason, held.error[:4096], now, now)
-        yield Statement(SQL["hold"], row + more)
+        where = (consumer, *held.slice, held.position, _place(held), held.event_id, state, queued)
+        what = (held.headers, held.body, held.time, held.type, held.fingerprint)
+        why = (held.attempts, held.reason, held.error[:4096], now, now)
+        yield Statement(SQL["hold"], where + what + why)
 
     def finish_head(self, lease: GateLease, held: Held, outcome: HeadOutcome, now: float) -> Op[Gone]:
         consumer = self._id(lease.consumer)
@@ -214,30 +221,44 @@ class SQLiteUnit:
         self._gates_changed = True
         error = outcome.error[:4096]
         if outcome.kind == "applied":
-            yield Statement(SQL["drop_held"], (held.number,))
-            yield Statement(SQL["set_state"], (APPLIED, now, consumer, held.event_id))
+            # A gate may have gone and come again under the same epoch; a number never does.
+            if not (yield Statement(SQL["pop_held"], (held.number,))).rows:
+                return Gone.LOST
+            if consumer == self._undecided:
+                yield Statement(SQL["forget"], (held.event_id, consumer))  # its consumers' own rows know it now
+            else:
+                yield Statement(SQL["set_state"], (APPLIED, now, held.event_id, consumer))
             return (yield from self._pass_on(place))
         if outcome.kind == "retry":
-            yield Statement(SQL["retry_held"], (outcome.attempts, outcome.reason, error, now, held.number))
+            retry = (outcome.attempts, outcome.reason, error, now, held.number)
+            if not (yield Statement(SQL["retry_held"], retry)).rows:
+                return Gone.LOST
             yield Statement(SQL["set_gate"], ("waiting", outcome.due, outcome.attempts, outcome.reason, *place))
             return Gone.MORE
         # What still cannot be read is no longer waited for: its key goes on, a recorded gap.
         loose = consumer == self._undecided
-        yield Statement(SQL["kill_held"], (not loose, outcome.attempts, outcome.reason, error, now, held.number))
-        yield Statement(SQL["set_state"], (DEAD, now, consumer, held.event_id))
+        kill = (not loose, outcome.attempts, outcome.reason, error, now, held.number)
+        if not (yield Statement(SQL["kill_held"], kill)).rows:
+            return Gone.LOST
+        yield Statement(SQL["set_state"], (DEAD, now, held.event_id, consumer))
         if loose:
             gone = yield from self._pass_on(place)
             if gone is Gone.MORE:
-                yield Statement(SQL["set_gate"], ("waiting", now, 0, "", *place))
+                yield Statement(SQL["let_gate_go"], place)
             return gone
         yield Statement(SQL["set_gate"], ("blocked", 0.0, outcome.attempts, outcome.reason, *place))
         return Gone.MORE
 
     def _pass_on(self, place: tuple[int, str, bytes]) -> Op[Gone]:
-        if (yield Statement(SQL["more_held"], place)).rows:
-            return Gone.MORE
-        yield Statement(SQL["drop_gate"], place)
-        return Gone.EMPTY
+        """To what waits behind a head that is gone: a dead one there blocks its key from now on."""
+        rows = (yield Statement(SQL["next_state"], place)).rows
+        if not rows:
+            yield Statement(SQL["drop_gate"], place)
+            return Gone.EMPTY
+        state, attempts, reason = rows[0]
+        if state == "dead":
+            yield Statement(SQL["set_gate"], ("blocked", 0.0, attempts, reason, *place))
+        return Gone.MORE
 
     # -- suspects ------------------------------------------------------------------------------
 
@@ -254,3 +275,8 @@ def _compare(first: bytes | None, second: bytes | None) -> Verdict:
     if first is None or second is None or not conflicts(first, second):
         return Verdict.DONE
     return Verdict.CONFLICT
+
+
+def _place(held: Held) -> bytes:
+    """The key under which it waits; what has none waits alone, under its own id."""
+    return held.event_id if held.key is None else held.key

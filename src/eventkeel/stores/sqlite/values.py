@@ -24,13 +24,18 @@ from eventkeel.errors import TransactionError
 DIGITS = 15
 """What SQLite's numbers keep of a decimal, exactly (sqlite.org/floatingpoint.html)."""
 
-_PLAIN = frozenset({str, int, float, bytes, type(None)})
+SMALLEST, LARGEST = -290, 307
+"""Powers of ten between which they keep that many."""
+
+_PLAIN = frozenset({str, int, bytes, type(None)})
 
 
 def bind(value: Any) -> Any:
     """A Python value as a parameter. Raises TransactionError for what a store could not give back."""
     if value.__class__ in _PLAIN:
         return value
+    if value.__class__ is float:
+        return _float(value)
     if isinstance(value, bool):
         return int(value)
     if isinstance(value, Decimal):
@@ -40,15 +45,25 @@ def bind(value: Any) -> Any:
     if isinstance(value, datetime):
         if value.tzinfo is None:
             raise TransactionError(f"{value!r} has no time zone; stores keep UTC: use datetime.now(UTC)")
-        return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        return value.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
     if isinstance(value, enum.Enum):
         return bind(value.value)
-    if isinstance(value, str | int | float | bytes | bytearray | memoryview):
+    if isinstance(value, float):
+        return _float(value)
+    if isinstance(value, str | int | bytes):
         return value
+    if isinstance(value, bytearray | memoryview):
+        return bytes(value)  # as it is now: a queued write is sent later
     raise TransactionError(
         f"a parameter of type {type(value).__name__} has no place in a column; the table of types has str, int, "
         "float, bytes, bool, Decimal, UUID, datetime and None"
     )
+
+
+def _float(value: float) -> float:
+    if value != value:
+        raise TransactionError("not-a-number has no place in a column: SQLite would write null for it")
+    return value
 
 
 def _decimal(value: Decimal) -> str:
@@ -65,6 +80,10 @@ def _decimal(value: Decimal) -> str:
             "column as text and write str(value)"
         )
     assert isinstance(exponent, int)
+    if value and not SMALLEST <= value.adjusted() <= LARGEST:
+        raise TransactionError(
+            f"{value} is beyond what SQLite's numbers can hold. Declare the column as text and write str(value)"
+        )
     return format(value, "f") if -20 <= exponent <= 20 else str(value)
 
 
@@ -79,12 +98,16 @@ def _to_datetime(value: Any) -> Any:
     return datetime.fromtimestamp(value, UTC)
 
 
+def _to_uuid(value: Any) -> Any:
+    return UUID(bytes=value) if isinstance(value, bytes) else UUID(value)
+
+
 _READERS: Mapping[str, Callable[[Any], Any]] = {
     "numeric": _to_decimal,
     "decimal": _to_decimal,
     "boolean": bool,
     "bool": bool,
-    "uuid": UUID,
+    "uuid": _to_uuid,
     "timestamp": _to_datetime,
     "timestamptz": _to_datetime,
     "datetime": _to_datetime,
