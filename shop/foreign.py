@@ -9,9 +9,11 @@ because it brings a SQLite without the WAL-reset bug, which any other program sh
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -33,6 +35,10 @@ def send(connection: apsw.Connection, lines: Iterable[str]) -> int:
     return count
 
 
+class ForeignerGone(Exception):
+    """The program that writes past Eventkeel has ended; it has said why."""
+
+
 class Foreigner:
     """The same from Python: a child process that takes messages one by one."""
 
@@ -46,18 +52,35 @@ class Foreigner:
         """Returns when the message is durable in ``inbound``."""
         assert self._process.stdin is not None and self._process.stdout is not None
         line = json.dumps({"topic": topic, "key": key, "headers": headers, "body": body})
-        self._process.stdin.write(line + "\n")
-        self._process.stdin.flush()
+        try:
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise ForeignerGone from None
         if not self._process.stdout.readline():
-            raise RuntimeError("the foreign program has ended; is the broker's file there?")
+            raise ForeignerGone
 
     def close(self) -> None:
         self._process.communicate()
 
 
+def open_broker(path: str, patience: float = 30.0) -> apsw.Connection:
+    """Wait until a service has made the broker's file; raises SystemExit after ``patience`` seconds."""
+    deadline = time.monotonic() + patience
+    while True:
+        with contextlib.suppress(apsw.Error):
+            connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
+            connection.set_busy_timeout(30_000)
+            if connection.execute("select 1 from sqlite_schema where name = 'inbound'").fetchall():
+                return connection
+            connection.close()
+        if time.monotonic() > deadline:
+            raise SystemExit(f"{path} is no broker: start a service first")
+        time.sleep(0.05)
+
+
 def main() -> int:
-    connection = apsw.Connection(sys.argv[1], flags=apsw.SQLITE_OPEN_READWRITE)
-    connection.set_busy_timeout(30_000)
+    connection = open_broker(sys.argv[1])
     connection.execute("pragma synchronous=full")
     send(connection, sys.stdin)
     connection.close()

@@ -122,8 +122,8 @@ class Crowd:
         while (job := self._take()) is not None:
             try:
                 job(api)
-            except NoAnswer as error:
-                self.failures.append(str(error))
+            except Exception as error:  # one job must not end the thread that has others to do
+                self.failures.append(str(error) or type(error).__name__)
         api.close()
 
     def _take(self) -> Callable[[Api], None] | None:
