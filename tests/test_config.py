@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from eventkeel.config import Config, mask, options
+from eventkeel.config import Config, environment, mask, options, reference_page
 from eventkeel.errors import ConfigurationError
 
 
@@ -148,3 +148,14 @@ def test_a_config_reaches_a_spawned_worker_whole() -> None:
 
 def test_every_option_has_a_text_and_a_variable() -> None:
     assert all(one.text and one.env == f"EVENTKEEL_{one.name.upper()}" for one in options())
+
+
+def test_the_reference_page_is_made_from_the_declarations() -> None:
+    page = Path(__file__).parent.parent / "docs" / "reference" / "configuration.md"
+    assert page.read_text(encoding="utf-8") == reference_page(), "run scripts/reference"
+
+
+def test_a_child_process_gets_the_same_configuration_by_its_environment(tmp_path: Path) -> None:
+    file = toml(tmp_path, 'broker = "sqlite:///b"\nlanes = 2\nlease = 0.1\n')
+    config = load({"store": "sqlite:///s/{service}", "data": tmp_path, "start": "earliest"}, file)
+    assert Config.load(environ=environment(config), file=None) == config

@@ -74,12 +74,12 @@ def _seat(name: str, *arguments: str) -> Seat:
 
 
 def _http(services: Mapping[str, Service], address: str) -> Seat:
+    host, port = parse_address(address)
     serving = [reference for reference, service in services.items() if service.http is not None]
     if not serving:
         raise ConfigurationError("--http: no service here has an HTTP application; give it one: Service(…, http=app)")
     if len(serving) > 1:
         raise ConfigurationError(f"--http serves one application; run {' and '.join(serving)} in commands of their own")
-    host, port = parse_address(address)
     _refuse_taken(host, port)
     return _seat(f"{services[serving[0]].name}/http", serving[0], "--http", f"{host}:{port}")
 
