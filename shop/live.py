@@ -152,12 +152,20 @@ def _screen() -> AbstractContextManager[Show]:
             return _table()
         except ImportError:
             pass
-    return nullcontext(_line)
+    return nullcontext(_lines())
 
 
-def _line(rows: list[Any], now: ledger.Ledger) -> None:
-    order_id, user_id, amount, status = rows[0]
-    say(f"{order_id}  {user_id}  {amount:>10.2f}  {status:<6}  | {_summary(now)}")
+def _lines() -> Show:
+    """Without a terminal: a line for each step of an order."""
+    seen: dict[str, str] = {}
+
+    def show(rows: list[Any], now: ledger.Ledger) -> None:
+        for order_id, user_id, amount, status in reversed(rows):
+            if seen.get(order_id) != status:
+                seen[order_id] = status
+                say(f"{order_id:<12}  {user_id}  {amount:>8.2f}  {status:<6}  | {_summary(now)}")
+
+    return show
 
 
 def _summary(now: ledger.Ledger) -> str:

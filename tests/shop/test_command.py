@@ -1,0 +1,103 @@
+"""``scripts/shop`` as a person or a program runs it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shop.batch import Outcome
+from shop.ledger import Ledger
+
+SHOP = [sys.executable, "-m", "shop"]
+FINE = Ledger(
+    orders=2, paid=2, lost=0, twice=0, untold=0, out_of_order=0, ordered_pairs=2, dead=0, owed=1, charged=1, foreign=0
+)
+
+
+def outcome(**changes: Any) -> Outcome:
+    given: dict[str, Any] = {"ledger": FINE, "kills": 0, "kills_in_unit": 0, "duplicates": 0, "seconds": 1.0, "seed": 0}
+    return Outcome(**{**given, **changes})
+
+
+def test_exit_code_0_needs_a_ledger_that_balances_and_a_run_that_proved_something() -> None:
+    assert outcome().code == 0
+    assert outcome(inconclusive="a planned kill never bit").code == 2
+    assert outcome(problems=("something still waits",)).code == 1
+
+
+@pytest.mark.parametrize("wrong", [{"lost": 1}, {"twice": 1}, {"untold": 1}, {"out_of_order": 1}, {"charged": 2}])
+def test_a_ledger_that_does_not_balance_is_exit_code_1(wrong: dict[str, int]) -> None:
+    found = outcome(ledger=dataclasses.replace(FINE, **wrong), inconclusive="and too few duplicates")
+    assert (found.code, found.json()["balanced"]) == (1, False)
+
+
+@pytest.mark.slow
+def test_a_batch_ends_with_one_json_object_and_exit_code_0(tmp_path: Path) -> None:
+    command = [*SHOP, "--orders", "60", "--duplicates", "0.2", "--seed", "4", "--data", str(tmp_path), "--json"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+    assert ran.returncode == 0, ran.stderr
+    said = json.loads(ran.stdout.splitlines()[-1])
+    assert (said["orders"], said["paid"], said["lost"], said["twice"], said["dead"]) == (60, 60, 0, 0, 0)
+    assert said["balanced"] is True
+    assert said["duplicates"] >= 1
+    assert {"out_of_order", "kills", "kills_in_unit", "seconds"} <= said.keys()
+    again = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+    assert again.returncode == 2  # what is there already would be counted with it
+    assert "earlier run" in again.stderr
+
+
+@pytest.mark.slow
+def test_a_batch_with_kills_balances(tmp_path: Path) -> None:
+    command = [*SHOP, "--orders", "100", "--kills", "6", "--duplicates", "0.1", "--seed", "2", "--json"]
+    ran = subprocess.run([*command, "--data", str(tmp_path)], capture_output=True, text=True, timeout=110, check=False)
+    assert ran.returncode == 0, ran.stderr
+    said = json.loads(ran.stdout.splitlines()[-1])
+    assert said["kills"] == 6
+    assert said["kills_in_unit"] >= 1
+
+
+@pytest.mark.slow
+def test_the_shop_runs_until_ctrl_c_and_gives_its_verdict(tmp_path: Path) -> None:
+    command = [*SHOP, "--data", str(tmp_path), "--port", "0"]
+    shop = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ})
+    assert shop.stdout is not None
+    try:
+        lines = []
+        for line in shop.stdout:
+            lines.append(line)
+            if "paid once" in line:
+                break
+        assert "order ORD12345 of USR001 over 99.99: delivered 3 times, paid once\n" in lines
+        address = next(line for line in lines if "http://" in line).split("http://")[1].split(" ")[0]
+        time.sleep(1)
+        request = urllib.request.Request(
+            f"http://{address}",
+            b'{"order_id": "MINE", "user_id": "me", "amount": 5}',
+            {"content-type": "application/json"},
+        )
+        with urllib.request.urlopen(request) as answer:
+            assert answer.status == 201
+        shop.send_signal(signal.SIGINT)
+        rest, errors = shop.communicate(timeout=60)
+        assert shop.returncode == 0, errors
+        assert rest.strip().endswith("balanced")
+    finally:
+        if shop.poll() is None:
+            shop.kill()
+            shop.communicate()
+
+
+def test_a_broker_of_a_later_version_is_refused_with_its_reason() -> None:
+    ran = subprocess.run([*SHOP, "--orders", "1", "--broker", "kafka://x"], capture_output=True, text=True, check=False)
+    assert ran.returncode == 2
+    assert "SQLite" in ran.stderr
