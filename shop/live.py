@@ -25,6 +25,8 @@ from shop.running import HOST, CannotRun, Place, Running, choose_port
 FIRST = Order("ORD12345", "USR001", 9999)
 PACE = 0.7
 """Seconds between two demo orders."""
+BLINK = 0.25
+"""Seconds between two looks at the databases."""
 ROWS = 12
 
 LATEST = """
@@ -124,23 +126,29 @@ def _await_quiet(place: Place, seconds: float) -> bool:
 def _watch(api: Api, foreigner: Foreigner, place: Place, running: Running, stop: threading.Event) -> None:
     """A trickle of orders, every tenth delivered twice, and a table (or, without a terminal, lines)."""
     dice = random.Random()
-    placed = 0
+    placed, next_order = 0, 0.0
     with _screen() as show:
-        while not stop.wait(PACE):
+        while not stop.wait(BLINK):
             if not running.alive:
                 raise CannotRun(f"the services have ended; see {running.log}")
-            order = Order(f"ORD-{uuid.uuid4().hex[:8]}", f"USR{dice.randint(1, 200):03}", dice.randint(100, 30_000))
-            try:
-                api.post("/orders", order.body())
-            except NoAnswer as error:
-                say(f"no answer: {error}")
-                continue
-            placed += 1
-            if placed % 10 == 0:
-                foreigner.append("order_events", order.order_id, order.body())
+            if time.monotonic() >= next_order:
+                next_order = time.monotonic() + PACE
+                placed += 1
+                order = Order(f"ORD-{uuid.uuid4().hex[:8]}", f"USR{dice.randint(1, 200):03}", dice.randint(100, 30_000))
+                _place(api, foreigner, order, twin=placed % 10 == 0)
             with _reading(place.stores[0]) as connection:
                 rows = connection.execute(LATEST, (ROWS,)).fetchall()
             show(rows, ledger.read(*place.stores))
+
+
+def _place(api: Api, foreigner: Foreigner, order: Order, *, twin: bool) -> None:
+    try:
+        api.post("/orders", order.body())
+    except NoAnswer as error:
+        say(f"no answer: {error}")
+        return
+    if twin:
+        foreigner.append("order_events", order.order_id, order.body())
 
 
 Show = Callable[[list[Any], ledger.Ledger], None]
