@@ -65,11 +65,15 @@ def say(line: str) -> None:
 
 def _stop_signal() -> threading.Event:
     stop = threading.Event()
+    asked_at = 0.0
 
     def ask(signum: int, frame: FrameType | None) -> None:
-        if stop.is_set():
+        nonlocal asked_at
+        if not stop.is_set():
+            asked_at = time.monotonic()
+            stop.set()
+        elif time.monotonic() - asked_at > 1:  # some senders signal a process and its group: that is one Ctrl-C
             sys.exit(1)
-        stop.set()
 
     signal.signal(signal.SIGINT, ask)
     signal.signal(signal.SIGTERM, ask)
