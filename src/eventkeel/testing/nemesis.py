@@ -161,6 +161,7 @@ class Nemesis:
             for control in self._living():
                 control.disarm()
             self.tally.missed[AT_START[0]] += 1
+            self._kill_at_moment()
 
     def _kill_at_moment(self) -> None:
         """A random process at a random moment; every second time one that is in a unit right now."""

@@ -58,5 +58,5 @@ create table if not exists inbound (
 create view if not exists messages as
 select p.topic, p.partition, l.id - (p.slot << 40) as position,
        cast(l.key as text) as key, cast(l.body as text) as body,
-       datetime(l.time, 'unixepoch', 'subsec') as time, l.id
+       strftime('%Y-%m-%d %H:%M:%f', l.time, 'unixepoch') as time, l.id
 from partitions p join log l on l.id >= p.slot << 40 and l.id < (p.slot + 1) << 40;
