@@ -123,7 +123,7 @@ def _services(place: Place, port: int, wish: Wish) -> Iterator[Fleet | None]:
         finally:
             running.stop()
         return
-    fleet = Fleet(place.data / "faults", settings={**place.settings(), "lease": "1"})
+    fleet = Fleet(place.data / "faults", settings={**place.settings(), "lease": "1", "log_level": "warning"})
     for service in SERVICES:
         fleet.add(service, workers=2)
     fleet.add(SERVICES[0], http=f"{HOST}:{port}")

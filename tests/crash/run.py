@@ -158,7 +158,9 @@ class CrashRun:
         wish = self.wish
         ports = free_port(), free_port()
         fleet = Fleet(
-            self.folder / "faults", settings={**self.place.settings(), "lease": f"{LEASE:g}"}, mutant=wish.mutant
+            self.folder / "faults",
+            settings={**self.place.settings(), "lease": f"{LEASE:g}", "log_level": "warning"},
+            mutant=wish.mutant,
         )
         fleet.add("shop.orders:service", workers=2)
         fleet.add("shop.payments:service", workers=2)

@@ -16,6 +16,7 @@ from pathlib import Path
 from eventkeel import app
 from eventkeel.config import PREFIX, Config
 from eventkeel.supervise import end_with_parent
+from eventkeel.telemetry.logs import Logs, setup
 from eventkeel.testing.faults import Trap
 
 
@@ -42,11 +43,12 @@ def main() -> None:
         getattr(importlib.import_module(module), function)()
     Trap(arguments.faults, f"{service.name}-http" if arguments.http else service.name).install()
     config = Config.load()
+    setup(config.log_level, config.log_format, service.name)
     if arguments.http:
         host, _, port = arguments.http.rpartition(":")
         app.run_http(arguments.service, config, host, int(port))
     else:
-        app.run_worker(arguments.service, config)
+        app.run_worker(arguments.service, config, [Logs()])
 
 
 if __name__ == "__main__":
