@@ -392,7 +392,9 @@ class Store(Protocol):
         """Say that this member lives, and renew what it holds (epochs unchanged)."""
         ...
 
-    async def leave(self, group: str, member: str) -> None: ...
+    async def leave(self, group: str, member: str) -> None:
+        """Say goodbye: what this member still owns is free at once, and above suspicion."""
+        ...
 
     async def progress(self, group: str, marks: Sequence[Mark], *, release: bool, now: float) -> tuple[Slice, ...]:
         """Store next positions where the epoch is still ours; never backwards. The slices refused."""
@@ -412,11 +414,12 @@ class Store(Protocol):
         ...
 
     async def due(self, consumers: Sequence[str], member: str, *, limit: int, ttl: float, now: float) -> list[Head]:
-        """Lease due gates and give their heads; each gets a new gate epoch."""
+        """Lease due gates and give their heads; each gets a new gate epoch. A gate that is leased to a
+        member that lives (``lease``) is left out until its lease runs out."""
         ...
 
     async def next_due(self, now: float) -> float | None:
-        """When the next head is due (or a gate's lease runs out), or None."""
+        """When the next head of a consumer in the schema is due (or a gate's lease runs out), or None."""
         ...
 
     async def next_head(self, lease: GateLease) -> Held | None:

@@ -104,6 +104,9 @@ select member from eventkeel_member where grp = ? and until > ? order by member
 -- name: leave
 delete from eventkeel_member where grp = ? and member = ?
 
+-- name: free
+update eventkeel_owner set owner = '', until = 0 where grp = ? and owner = ?
+
 -- name: renew
 update eventkeel_owner set until = ? where grp = ? and topic = ? and partition = ? and generation = ?
 and owner = ? and epoch = ? returning 1

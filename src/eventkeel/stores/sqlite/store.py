@@ -245,6 +245,7 @@ class SQLiteStore:
     async def leave(self, group: str, member: str) -> None:
         async with self._transaction() as db:
             db.execute(SQL["leave"], (group, member))
+            db.execute(SQL["free"], (group, member))
         self._notify()
 
     async def progress(self, group: str, marks: Sequence[Mark], *, release: bool, now: float) -> tuple[Slice, ...]:
