@@ -151,7 +151,7 @@ def _check_kinds(kinds: list[Want], sync: bool, hints: Mapping[str, Any], where:
     if kinds.count("event") + kinds.count("events") != 1:
         raise SignatureError(f"{where}: ask for the event exactly once")
     for kind in ("tx", "delivery", "deliveries"):
-        if kinds.count(kind) > 1:  # type: ignore[arg-type]
+        if kinds.count(kind) > 1:
             raise SignatureError(f"{where}: asks for {kind} twice")
     if "events" in kinds and "delivery" in kinds:
         raise SignatureError(f"{where}: a batch handler asks for list[Delivery], not Delivery")

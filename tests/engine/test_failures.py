@@ -6,13 +6,15 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from typing import Any
+from zlib import crc32
 
 import pytest
+from msgspec import structs
 
 from eventkeel import Delivery, Event, FinalError, Retry, Service, Transaction
 from eventkeel.testing.harness import Harness, harness
 
-from .domain import PATIENT, SCHEMA, STEPS, Journal, Noted, Ordered, ordered, paying
+from .domain import PATIENT, SCHEMA, STEPS, Journal, Noted, ordered, paying
 
 HELD = "select state, reason, attempts, error from eventkeel_held order by number"
 
@@ -410,5 +412,27 @@ async def test_an_event_that_grew_a_field_is_the_same_fact() -> None:
         assert await app.rows(HELD) == []
 
 
-def test_ordered_has_an_identity() -> None:
-    assert Ordered.__name__ == "Ordered"
+async def test_a_key_with_too_many_waiting_makes_its_partition_wait_and_drops_nothing() -> None:
+    journal = Journal(Retry(attempts=0, first=30.0, cap=30.0, in_place=()))
+    journal.failing = {("bad", 0): 1}
+    async with harness(journal.service, partitions=2) as app:
+        app.runtime.context.numbers = structs.replace(app.runtime.context.numbers, key_cap=5)
+        good = next(f"g{n}" for n in range(50) if crc32(f"g{n}".encode()) % 2 != crc32(b"bad") % 2)
+        await app.publish(*[Noted(customer="bad", step=n) for n in range(12)])
+        await app.publish(*[Noted(customer=good, step=n) for n in range(12)])
+        await app.until(lambda: applied(app, good, 12))
+        await app.until(lambda: parked(app, 5))
+        assert await steps(app, "bad") == []
+        app.clock.advance(60)
+        assert app.runtime.due is not None
+        app.runtime.due.wake()
+        await app.until(lambda: applied(app, "bad", 12))
+        assert await steps(app, "bad") == list(range(12))
+
+
+async def applied(app: Harness, customer: str, count: int) -> bool:
+    return len(await steps(app, customer)) == count
+
+
+async def parked(app: Harness, count: int) -> bool:
+    return await app.rows("select count(*) from eventkeel_held") == [(count,)]

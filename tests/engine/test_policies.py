@@ -68,6 +68,7 @@ def test_only_the_contiguous_prefix_is_settled(positions: list[int], random: obj
         mark.finish(position)
         done.add(position)
         missing = [p for p in taken if p not in done]
+        assert mark.base is not None
         assert mark.base == (taken[-1] + 1 if not missing else mark.base)
         assert all(p in done for p in taken if p < mark.base)
         assert not missing or mark.base <= missing[0]

@@ -37,6 +37,8 @@ class Numbers(msgspec.Struct, frozen=True, kw_only=True):
     budget_bytes: int = 16 * 1024 * 1024
     relay_wave: int = 500
     publish_deadline: float = 10.0
+    key_cap: int = 1000
+    """Deliveries that may wait behind one failed one; at more, their partition waits (never dropped)."""
     poll: float = 0.2
     """Net below the wake-ups, seconds."""
     settle_every: float = 1.0

@@ -99,20 +99,27 @@ class Lane(Part):
 
     def _take(self) -> list[Work]:
         """The next works for one consumer, in queue order; nothing passes an earlier one of its key."""
-        queue = self._queue
-        while queue and not queue[0].share.live:
-            queue.popleft()
+        queue, kept = self._queue, deque[Work]()
+        while queue and (queue[0].share.stalled or not queue[0].share.live):
+            work = queue.popleft()
+            if work.share.live:
+                kept.append(work)  # its whole partition waits, so nothing of its key can pass it
         if not queue:
+            self._queue = kept
             return []
         first = queue.popleft()
         limit = self._limit(first)
-        batch, passed, kept = [first], set[tuple[str, bytes | None]](), deque[Work]()
-        while queue and len(batch) < limit and len(kept) < limit:
+        batch, passed = [first], set[tuple[str, bytes | None]]()
+        looked = 0
+        while queue and len(batch) < limit and looked < 2 * limit:
+            looked += 1
             work = queue.popleft()
             place = (work.share.slice.topic, work.key)
             if not work.share.live:
                 continue
-            if work.consumer is not first.consumer or work.share.suspect or place in passed or work.refusal:
+            if work.share.stalled:
+                kept.append(work)
+            elif work.consumer is not first.consumer or work.share.suspect or place in passed or work.refusal:
                 passed.add(place)
                 kept.append(work)
             else:
@@ -128,8 +135,12 @@ class Lane(Part):
     async def _process(self, batch: list[Work]) -> None:
         todo = deque([batch])
         troubles = 0
+        full: set[Share] = set()
+        later: list[Work] = []
         while todo:
             part = [work for work in todo.popleft() if work.share.live]
+            later += [work for work in part if work.share in full]
+            part = [work for work in part if work.share not in full]
             if not part:
                 continue
             try:
@@ -139,6 +150,8 @@ class Lane(Part):
                     pass
                 else:
                     again = await self._run_unit(part)
+                    # From here on nothing of a full partition runs before what has to wait there.
+                    full |= {work.share for work in again if work.share.stalled}
                     if again:
                         todo.appendleft(again)
                 troubles = 0
@@ -161,6 +174,7 @@ class Lane(Part):
                     todo.appendleft(part)
             if self._stopping and todo:
                 return  # an interrupted delivery counts no attempt; its next owner runs it
+        self._queue.extendleft(reversed(later))
 
     async def _run_unit(self, works: Sequence[Work]) -> list[Work]:
         """One unit of work over ``works``; what has to be handed in again."""
@@ -168,7 +182,7 @@ class Lane(Part):
         assert consumer is not None
         unit = self._open_unit()
         scope = self.context.scope(unit, works, consumer.name)
-        budget = Budget(self.context.numbers.unit_seconds, clock.monotonic)
+        budget = Budget(self.context.numbers.unit_seconds, clock.monotonic, self.context.numbers.key_cap)
         began = clock.monotonic()
         program = unit_of_work(unit, scope, works, consumer, self.context.group, budget)
         try:

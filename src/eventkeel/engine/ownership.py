@@ -36,6 +36,7 @@ class Ownership(Part):
         self._moving = asyncio.Lock()
         self._settled_at = context.clock.monotonic()
         self._passed: set[Share] = set()
+        self._paused: set[Share] = set()
         self._slices: tuple[Slice, ...] = ()
 
     # -- leases --------------------------------------------------------------------------------
@@ -44,6 +45,7 @@ class Ownership(Part):
         numbers, clock = self.context.numbers, self.context.clock
         if clock.monotonic() - self.renewed_at >= numbers.lease / 3:
             await self.balance()
+        await self._let_go_on()
         if self._passed:
             passed, self._passed = self._passed, set()
             await self.settle(passed)
@@ -83,6 +85,19 @@ class Ownership(Part):
             await self.release(release)
         if take:
             await self.assigned(take, force=False)
+
+    async def _let_go_on(self) -> None:
+        """Partitions in which a key has as many parked as may be are paused, and tried again each turn."""
+        stalled = [share for share in self.shares.values() if share.stalled]
+        if self._subscription is not None and set(stalled) != self._paused:
+            await self._subscription.pause([s.slice for s in self._paused if s.live and s not in stalled], False)
+            await self._subscription.pause([share.slice for share in stalled if share not in self._paused], True)
+            self._paused = set(stalled)
+        for share in stalled:
+            share.stalled = False
+        if stalled:
+            for lane in self._lanes:
+                lane.wake()
 
     # -- slices come and go --------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from eventkeel.errors import Fenced, TransactionAborted
 from eventkeel.handling import QueuedWriteFailed, Scope, SyncTransaction, Transaction
 from eventkeel.message import Slice
 from eventkeel.ports.observer import Ending
-from eventkeel.ports.store import Unit, Verdict
+from eventkeel.ports.store import Parked, Unit, Verdict
 from eventkeel.routing import Consumer
 
 
@@ -40,10 +40,12 @@ class FencedOff(Fenced):
 
 
 class Budget(NamedTuple):
-    """Seconds after which a unit takes no further delivery, and the clock to tell."""
+    """What one unit may take: seconds after which it takes no further delivery, and how many
+    deliveries may wait behind one gate."""
 
     seconds: float
     clock: Callable[[], float]
+    cap: int
 
 
 def unit_of_work(
@@ -67,7 +69,7 @@ def unit_of_work(
         verdicts = yield from unit.claim(consumer.name, [work.claim() for work in works], scope.now)
         point("unit.claimed")
         if consumer.batch:
-            endings = yield from _handle_together(unit, scope, works, verdicts, consumer)
+            endings = yield from _handle_together(unit, scope, works, verdicts, consumer, budget.cap)
         else:
             endings = [None] * len(works)
             again: set[bytes | None] = set()
@@ -83,7 +85,7 @@ def unit_of_work(
                         )
                         break
                 elif work.key not in again:  # what follows on a key must not pass what is handed in again
-                    endings[index] = yield from _set_aside(unit, work, verdict, scope.now)
+                    endings[index] = yield from _set_aside(unit, work, verdict, scope.now, budget.cap)
                     if endings[index] is None:
                         again.add(work.key)
             if works[0].marked:
@@ -130,7 +132,7 @@ def _by_name(consumer: Consumer, arguments: dict[str, object]) -> object:
 
 
 def _handle_together(
-    unit: Unit, scope: Scope, works: Sequence[Work], verdicts: Sequence[Verdict], consumer: Consumer
+    unit: Unit, scope: Scope, works: Sequence[Work], verdicts: Sequence[Verdict], consumer: Consumer, cap: int
 ) -> Program[list[Ending | None]]:
     """A handler of list[Event] gets the claimed ones, in order, once. Any failure in it is blame unknown."""
     endings: list[Ending | None] = []
@@ -138,7 +140,7 @@ def _handle_together(
         if verdict is Verdict.NEW:
             endings.append("applied")
         else:
-            endings.append((yield from _set_aside(unit, work, verdict, scope.now)))
+            endings.append((yield from _set_aside(unit, work, verdict, scope.now, cap)))
     fresh = [work for work, verdict in zip(works, verdicts, strict=True) if verdict is Verdict.NEW]
     if fresh:
         tx = SyncTransaction(scope, 0) if consumer.sync else Transaction(scope, 0)
@@ -153,13 +155,15 @@ def _handle_together(
     return endings
 
 
-def _set_aside(unit: Unit, work: Work, verdict: Verdict, now: float) -> Program[Ending | None]:
+def _set_aside(unit: Unit, work: Work, verdict: Verdict, now: float, cap: int) -> Program[Ending | None]:
     """Everything but a fresh claim: a duplicate, a key that waits, an identity with other facts."""
     if verdict is Verdict.DONE:
         return "duplicate"
     if verdict is Verdict.WAITING:
-        kept = yield from unit.park(work.name, work.held(), due=0.0, opens=False, epoch=work.share.epoch, now=now)
-        return "parked" if kept else None
+        held, epoch = work.held(), work.share.epoch
+        kept = yield from unit.park(work.name, held, due=0.0, opens=False, epoch=epoch, now=now, cap=cap)
+        work.share.stalled |= kept is Parked.FULL
+        return "parked" if kept is Parked.KEPT else None
     assert work.fingerprint is not None
     held = work.held(
         event_id=conflict_id(work.event_id, work.fingerprint),

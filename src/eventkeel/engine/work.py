@@ -23,6 +23,7 @@ class Share:
         "live",
         "running",
         "slice",
+        "stalled",
         "stored",
         "suspect",
         "watermark",
@@ -42,6 +43,8 @@ class Share:
         self.running = 0
         """Deliveries handed over and not finished."""
         self.dirty = False
+        self.stalled = False
+        """As many of one of its keys are parked as may be: it waits, until ownership lets it go on."""
         self.each = False
         """Its broker settles each delivery by itself and stores no position."""
 

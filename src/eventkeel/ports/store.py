@@ -169,6 +169,16 @@ class Head(msgspec.Struct, frozen=True):
     until: float
 
 
+class Parked(enum.Enum):
+    """What became of a delivery that was to be parked."""
+
+    KEPT = "kept"
+    GONE = "gone"
+    """The gate that it should wait behind is gone: claim it again, never append it, never skip it."""
+    FULL = "full"
+    """As many wait behind that gate as may: nothing was kept; its partition has to wait."""
+
+
 class HeadOutcome(msgspec.Struct, frozen=True):
     """What happened to a head: ``applied``, ``retry`` (due again), ``dead`` (its key is blocked)."""
 
@@ -307,13 +317,15 @@ class Unit(Protocol):
         """Write the outbox; order of a key = order of commit."""
         ...
 
-    def park(self, consumer: str, held: Held, *, due: float, opens: bool, epoch: int, now: float) -> Op[bool]:
+    def park(
+        self, consumer: str, held: Held, *, due: float, opens: bool, epoch: int, now: float, cap: int = 0
+    ) -> Op[Parked]:
         """Keep a delivery until due, under an inbox row in state parked.
 
         ``opens``: it failed itself; its gate is made (or, where one exists, it is appended).
-        Not ``opens``: it waits behind a gate, which is locked first; False where that gate is gone:
-        the delivery has to be claimed again, never appended and never skipped.
-        Where the inbox knows the event already, nothing is kept (True): a duplicate.
+        Not ``opens``: it waits behind a gate, which is locked first; GONE where that gate is gone,
+        FULL where ``cap`` deliveries (0: no limit) wait there already.
+        Where the inbox knows the event already, nothing is kept twice (KEPT): a duplicate.
         """
         ...
 

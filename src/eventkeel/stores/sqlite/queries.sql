@@ -36,6 +36,10 @@ update eventkeel_inbox set state = ?, at = ? where event_id = ? and consumer = ?
 -- name: append
 insert into eventkeel_outbox (event_id, topic, key, headers, body, at) values (?, ?, ?, ?, ?, ?)
 
+-- name: count_queued
+select count(*) from (
+  select 1 from eventkeel_held where consumer = ? and topic = ? and key = ? and queued limit ?)
+
 -- name: open_gate
 insert into eventkeel_gate (consumer, topic, key, state, due, attempts, reason) values (?, ?, ?, ?, ?, ?, ?)
 on conflict do nothing

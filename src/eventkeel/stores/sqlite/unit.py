@@ -12,7 +12,19 @@ from eventkeel._sqlite import load_queries
 from eventkeel.errors import NotYetSupported
 from eventkeel.fingerprint import conflicts
 from eventkeel.message import Slice
-from eventkeel.ports.store import Claim, GateLease, Gone, HeadOutcome, Held, Kind, Op, Record, Statement, Verdict
+from eventkeel.ports.store import (
+    Claim,
+    GateLease,
+    Gone,
+    HeadOutcome,
+    Held,
+    Kind,
+    Op,
+    Parked,
+    Record,
+    Statement,
+    Verdict,
+)
 from eventkeel.stores.sqlite.connection import AsyncSide, Handle, SyncSide
 
 SQL = load_queries("eventkeel.stores.sqlite", "queries.sql")
@@ -169,21 +181,27 @@ class SQLiteUnit:
 
     # -- gates and dead letters ----------------------------------------------------------------
 
-    def park(self, consumer: str, held: Held, *, due: float, opens: bool, epoch: int, now: float) -> Op[bool]:
+    def park(
+        self, consumer: str, held: Held, *, due: float, opens: bool, epoch: int, now: float, cap: int = 0
+    ) -> Op[Parked]:
         target = self._id(consumer)
         if not opens:
             queue = yield from self._queue_of(target, held.slice.topic, _place(held))
             if queue is None:
-                return False
+                return Parked.GONE
             target = queue
+            if cap:
+                waiting = yield Statement(SQL["count_queued"], (target, held.slice.topic, _place(held), cap))
+                if waiting.rows[0][0] >= cap:
+                    return Parked.FULL
         if not (yield from self._remember(target, held, PARKED, epoch, now)):
-            return True
+            return Parked.KEPT
         if opens:
             gate = (target, held.slice.topic, _place(held), "waiting", due, held.attempts, held.reason)
             yield Statement(SQL["open_gate"], gate)
         yield from self._hold(target, held, "parked", True, now)
         self._gates_changed = True
-        return True
+        return Parked.KEPT
 
     def _queue_of(self, consumer: int, topic: str, key: bytes) -> Op[int | None]:
         """Behind which gate a delivery waits: one for all consumers comes first."""
