@@ -1,6 +1,8 @@
-"""Units without user code in the lane: keep a failed delivery, and what nobody can be told."""
+"""Units without user code: keep a failed delivery, and what nobody can be told."""
 
 from __future__ import annotations
+
+from typing import TypeVar
 
 from eventkeel.drive import Program
 from eventkeel.engine.faults import point
@@ -8,57 +10,54 @@ from eventkeel.engine.unit_of_work import FencedOff
 from eventkeel.engine.work import Work
 from eventkeel.ports.store import Held, Unit
 
+T = TypeVar("T")
 
-def park_unit(unit: Unit, group: str, work: Work, held: Held, due: float, now: float) -> Program[None]:
-    """The outcome of a failed delivery is durable before it is settled: parked, and its key with it."""
-    yield from _begin(unit, group, work)
+
+def whole(unit: Unit, body: Program[T]) -> Program[T]:
+    """``body`` in a transaction of its own: committed as a whole, or rolled back."""
+    yield from unit.begin(speculative=False)
     try:
-        yield from unit.park(work.name, held, due=due, opens=True, epoch=work.share.epoch, now=now)
-        yield from unit.clear_attempt(work.name, work.event_id)
+        result = yield from body
         yield from unit.commit()
     except BaseException:
         yield from unit.rollback()
         raise
+    return result
+
+
+def park_unit(unit: Unit, group: str, work: Work, held: Held, due: float, now: float) -> Program[None]:
+    """The outcome of a failed delivery is durable before it is settled: parked, and its key with it."""
+
+    def body() -> Program[None]:
+        yield from _fence(unit, group, work)
+        yield from unit.park(work.name, held, due=due, opens=True, epoch=work.share.epoch, now=now)
+        yield from unit.clear_attempt(work.name, work.event_id)
+
+    yield from whole(unit, body())
     point("gate.parked")
 
 
 def bury_unit(unit: Unit, group: str, work: Work, held: Held, blocks: bool, now: float) -> Program[None]:
     """A dead letter in place of an effect."""
-    yield from _begin(unit, group, work)
-    try:
+
+    def body() -> Program[None]:
+        yield from _fence(unit, group, work)
         yield from unit.bury(work.name, held, blocks=blocks, epoch=work.share.epoch, now=now)
         yield from unit.clear_attempt(work.name, work.event_id)
-        yield from unit.commit()
-    except BaseException:
-        yield from unit.rollback()
-        raise
+
+    yield from whole(unit, body())
 
 
 def mark_unit(unit: Unit, group: str, work: Work, now: float) -> Program[int]:
     """Count a start of a suspect delivery before it runs, in a transaction of its own."""
-    yield from _begin(unit, group, work)
-    try:
-        deaths = yield from unit.mark_attempt(work.name, work.event_id, now)
-        yield from unit.commit()
-    except BaseException:
-        yield from unit.rollback()
-        raise
-    return deaths
+
+    def body() -> Program[int]:
+        yield from _fence(unit, group, work)
+        return (yield from unit.mark_attempt(work.name, work.event_id, now))
+
+    return (yield from whole(unit, body()))
 
 
-def clear_unit(unit: Unit, work: Work) -> Program[None]:
-    """It did not kill its process: forget the mark."""
-    yield from unit.begin(speculative=False)
-    try:
-        yield from unit.clear_attempt(work.name, work.event_id)
-        yield from unit.commit()
-    except BaseException:
-        yield from unit.rollback()
-        raise
-
-
-def _begin(unit: Unit, group: str, work: Work) -> Program[None]:
-    yield from unit.begin(speculative=False)
+def _fence(unit: Unit, group: str, work: Work) -> Program[None]:
     if lost := (yield from unit.fence(group, {work.share.slice: work.share.epoch})):
-        yield from unit.rollback()
         raise FencedOff(lost)

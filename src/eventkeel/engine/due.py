@@ -11,6 +11,7 @@ import asyncio
 
 from eventkeel import codec
 from eventkeel.drive import Program, drive, drive_sync
+from eventkeel.engine.aside import whole
 from eventkeel.engine.context import Context
 from eventkeel.engine.faults import point
 from eventkeel.engine.inside import INSIDE
@@ -195,9 +196,7 @@ def head_unit(unit: Unit, scope: Scope, work: Work, head: Head, consumer: Consum
         yield from call_handler(unit, scope, work, consumer, 0)
         yield from scope.flush()
         yield from unit.append(scope.records, scope.now)
-        gone = yield from unit.finish_head(head.lease, head.held, HeadOutcome("applied"), scope.now)
-        if gone is Gone.LOST:
-            raise Fenced(f"the gate of key {head.lease.key!r} belongs to another process now")
+        gone = yield from _finish(unit, head, HeadOutcome("applied"), scope.now)
         point("due.before_commit")
         yield from unit.commit()
     except QueuedWriteFailed as failed:
@@ -217,31 +216,24 @@ def head_unit(unit: Unit, scope: Scope, work: Work, head: Head, consumer: Consum
 
 def outcome_unit(unit: Unit, head: Head, outcome: HeadOutcome, now: float) -> Program[Gone]:
     """Re-date or kill a head, or pop it without an effect."""
-    yield from unit.begin(speculative=False)
-    try:
-        gone = yield from unit.finish_head(head.lease, head.held, outcome, now)
-        if gone is Gone.LOST:
-            raise Fenced(f"the gate of key {head.lease.key!r} belongs to another process now")
-        yield from unit.commit()
-    except BaseException:
-        yield from unit.rollback()
-        raise
-    return gone
+    return whole(unit, _finish(unit, head, outcome, now))
 
 
 def forward_unit(unit: Unit, head: Head, held: Held, consumers: list[str], now: float) -> Program[Gone]:
     """Hand a delivery that can be read now to the gates of its consumers, in order."""
-    yield from unit.begin(speculative=False)
-    try:
+
+    def body() -> Program[Gone]:
         for consumer in consumers:
             yield from unit.park(consumer, held, due=now, opens=True, epoch=0, now=now)
-        gone = yield from unit.finish_head(head.lease, head.held, HeadOutcome("applied"), now)
-        if gone is Gone.LOST:
-            raise Fenced(f"the gate of key {head.lease.key!r} belongs to another process now")
-        yield from unit.commit()
-    except BaseException:
-        yield from unit.rollback()
-        raise
+        return (yield from _finish(unit, head, HeadOutcome("applied"), now))
+
+    return whole(unit, body())
+
+
+def _finish(unit: Unit, head: Head, outcome: HeadOutcome, now: float) -> Program[Gone]:
+    gone = yield from unit.finish_head(head.lease, head.held, outcome, now)
+    if gone is Gone.LOST:
+        raise Fenced(f"the gate of key {head.lease.key!r} belongs to another process now")
     return gone
 
 
