@@ -116,7 +116,7 @@ def _duplicates_so_far(place: Place) -> int:
 def _services(place: Place, port: int, wish: Wish) -> Iterator[Fleet | None]:
     """With kills: processes that can be hurt, kept by a fleet. Without: just as a user runs them."""
     if not wish.kills:
-        running = Running(place, port, workers=2)
+        running = Running(place, port)
         running.start()
         try:
             yield None

@@ -58,6 +58,9 @@ class Fleet:
         return self.folder / f"{service.replace(':', '.')}-{number}.log"
 
     def start(self) -> None:
+        for pattern in ("*.ctl", "next-*", "faults.jsonl"):  # of an earlier run: its pids may live again
+            for old in self.folder.glob(pattern):
+                old.unlink()
         for seat in self._seats:
             self._spawn(seat)
         self._keeper.start()
