@@ -130,6 +130,7 @@ def ask(path: Path, sql: str, *parameters: Any) -> int:
 def rows(path: Path, sql: str, *parameters: Any) -> list[Any]:
     """Rows from a file, read-only."""
     connection = apsw.Connection(f"file:{path}?mode=ro", flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+    connection.set_busy_timeout(5000)
     try:
         return connection.execute(sql, parameters).fetchall()
     finally:

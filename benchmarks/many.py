@@ -90,7 +90,13 @@ def one(workers: int, events: int) -> Outcome:
             wait_until(lambda: _owners(store) == workers, f"{workers} workers share the partitions")
             began = time.monotonic()
             go.set()
-            wait_until(lambda: ask(store, "select count(*) from handled") >= events, "every event is handled", 180.0)
+            wait_until(
+                lambda: (
+                    ask(store, "select count(*) from handled") >= events or any(each.exitcode for each in publishers)
+                ),
+                "every event is handled",
+                180.0,
+            )
             for each in publishers:
                 each.join(30)
             return _outcome(store, log, began, events, workers, [each.exitcode for each in publishers])

@@ -111,10 +111,10 @@ class Stage:
                 )
                 shown = done.stdout + done.stderr
                 missing = first_missing(expected, shown)
-                if missing is None:
+                if missing is None and (expected or done.returncode == 0):
                     break
                 if time.monotonic() > deadline:
-                    raise AssertionError(f"line {block.line}: $ {command}\nshows\n{shown}\nand not\n{missing}")
+                    raise AssertionError(f"line {block.line}: $ {command}\nshows\n{shown}\nand not\n{missing}, exit code {done.returncode}")
                 time.sleep(0.2)
 
     def _stay(self, command: str) -> None:
