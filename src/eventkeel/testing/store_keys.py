@@ -9,7 +9,7 @@ import pytest
 from eventkeel.errors import ConfigurationError
 from eventkeel.message import Slice
 from eventkeel.ports.catalogue import Catalogue
-from eventkeel.ports.store import Gone, Head, Store, Verdict
+from eventkeel.ports.store import Gone, Head, Parked, Store, Verdict
 from eventkeel.testing.store_kit import (
     ANYBODY,
     APPLIED,
@@ -30,6 +30,7 @@ from eventkeel.testing.store_kit import (
 )
 
 NEW, DONE, WAITING, CONFLICT = Verdict.NEW, Verdict.DONE, Verdict.WAITING, Verdict.CONFLICT
+KEPT, GONE, FULL = Parked.KEPT, Parked.GONE, Parked.FULL
 LONG_AGO = NOW - 1_000_000
 
 
@@ -64,20 +65,31 @@ class KeySuite:
     async def test_nothing_can_be_parked_behind_a_gate_that_is_gone(self, bench: Workbench) -> None:
         store = await bench.store()
         async with bench.unit(store) as unit:
-            assert not await unit.park(held(1), opens=False)
+            assert await unit.park(held(1), opens=False) is GONE
         async with bench.unit(store) as unit:
             assert await unit.claim(claim(1)) == [NEW]
+
+    async def test_no_more_wait_behind_a_key_than_may(self, bench: Workbench) -> None:
+        store = await bench.store()
+        await bench.park(store, 1, 2)
+        async with bench.unit(store) as unit:
+            assert await unit.park(held(3), opens=False, cap=2) is FULL
+            assert await unit.park(held(3), opens=False, cap=3) is KEPT
+            assert await unit.park(held(4), opens=False, cap=3) is FULL
+            assert await unit.claim(claim(3), claim(4)) == [DONE, WAITING]  # nothing of it was kept
+            assert await unit.park(held(5, key=b"x"), cap=1) is KEPT
+            assert await unit.park(held(6, key=b"x"), cap=1) is KEPT  # what failed itself has to go somewhere
 
     async def test_what_the_inbox_knows_is_not_parked_again(self, bench: Workbench) -> None:
         store = await bench.store()
         async with bench.unit(store) as unit:
             await unit.claim(claim(1))
         async with bench.unit(store) as unit:
-            assert await unit.park(held(1))
+            assert await unit.park(held(1)) is KEPT
         assert await store.next_due(NOW) is None
         await bench.park(store, 2)
         async with bench.unit(store) as unit:
-            assert await unit.park(held(2), opens=False)
+            assert await unit.park(held(2), opens=False) is KEPT
         assert (await self.catalogue(store).lag()).parked == 1
 
     async def test_a_parking_that_was_rolled_back_never_was(self, bench: Workbench) -> None:
@@ -90,7 +102,7 @@ class KeySuite:
     async def test_a_delivery_without_a_key_waits_alone(self, bench: Workbench) -> None:
         store = await bench.store()
         async with bench.unit(store) as unit:
-            assert await unit.park(held(1, key=None))
+            assert await unit.park(held(1, key=None)) is KEPT
             assert await unit.claim(claim(2, key=None), claim(1, key=None)) == [NEW, DONE]
         head = await bench.head(store)
         assert head.held.event_id == event_id(1)
@@ -192,7 +204,7 @@ class KeySuite:
         assert await store.due([PAY], ME, limit=10, ttl=TTL, now=NOW + 9) == []
         async with bench.unit(store) as unit:
             assert await unit.claim(claim(1), claim(2), claim(3), claim(4, key=b"x")) == [DONE, DONE, WAITING, NEW]
-            assert await unit.park(held(3), opens=False)
+            assert await unit.park(held(3), opens=False) is KEPT
 
     async def test_a_gate_that_went_and_came_again_is_not_finished_under_its_old_lease(self, bench: Workbench) -> None:
         store, other = await bench.store(), await bench.store()
@@ -215,8 +227,8 @@ class KeySuite:
         async with bench.unit(store) as unit:
             assert await unit.claim(claim(2), claim(3, key=b"x")) == [WAITING, NEW]
             assert await unit.claim(claim(2), claim(3, key=b"x"), consumer=MAIL) == [WAITING, NEW]
-            assert await unit.park(held(2), opens=False)
-            assert await unit.park(held(2), opens=False, consumer=MAIL)
+            assert await unit.park(held(2), opens=False) is KEPT
+            assert await unit.park(held(2), opens=False, consumer=MAIL) is KEPT
             assert await unit.claim(claim(2), consumer=MAIL) == [DONE]  # it waits for both
         head = await bench.head(store, consumer=ANYBODY)
         assert head.held.body == b"1"

@@ -21,6 +21,7 @@ from eventkeel.ports.store import (
     Kind,
     Mark,
     Owned,
+    Parked,
     Record,
     Row,
     Schema,
@@ -122,9 +123,16 @@ class Transacted:
         await self.run(self.unit.append(records, NOW))
 
     async def park(
-        self, what: Held, *, opens: bool = True, due: float = NOW + 1, consumer: str = PAY, now: float = NOW
-    ) -> bool:
-        return await self.run(self.unit.park(consumer, what, due=due, opens=opens, epoch=1, now=now))
+        self,
+        what: Held,
+        *,
+        opens: bool = True,
+        due: float = NOW + 1,
+        consumer: str = PAY,
+        now: float = NOW,
+        cap: int = 0,
+    ) -> Parked:
+        return await self.run(self.unit.park(consumer, what, due=due, opens=opens, epoch=1, now=now, cap=cap))
 
     async def bury(self, what: Held, *, blocks: bool = True, consumer: str = PAY, now: float = NOW) -> None:
         await self.run(self.unit.bury(consumer, what, blocks=blocks, epoch=1, now=now))
@@ -202,7 +210,7 @@ class Workbench:
         """The first fails, and the others wait behind it."""
         for index, number in enumerate(numbers):
             async with self.unit(store) as unit:
-                assert await unit.park(held(number, key=key), opens=index == 0, due=due)
+                assert await unit.park(held(number, key=key), opens=index == 0, due=due) is Parked.KEPT
 
     async def alive(self, store: Store, member: str = ME, *, now: float = NOW, ttl: float = TTL) -> None:
         await store.lease(GROUP, member, {}, ttl=ttl, now=now)

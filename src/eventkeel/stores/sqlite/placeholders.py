@@ -46,7 +46,7 @@ def compile_sql(sql: str) -> Compiled:
     for token in _TOKEN.finditer(sql):
         if token["skip"] is not None:
             continue
-        if ended:
+        if ended and not token["end"]:
             raise StatementRefused(f"one statement at a time: {brief(sql)}")
         if token["end"]:
             ended = True
