@@ -59,11 +59,13 @@ class Place:
         return Running(self, words)
 
     def rows(self, sql: str, service: str = "bookings") -> list[tuple[Any, ...]]:
+        """What a service's database says; nothing while it is still being made."""
         path = self.data / f"{service}.sqlite3"
-        if not path.exists():
+        try:
+            with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+                return connection.execute(sql).fetchall()
+        except sqlite3.OperationalError:
             return []
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
-            return connection.execute(sql).fetchall()
 
 
 class Running:
