@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -9,6 +10,7 @@ import pytest
 
 from eventkeel.cli import main
 from eventkeel.cli.root import root
+from eventkeel.cli.shape import Command, Group
 from tests.cli.kit import SAMPLE, Place
 
 
@@ -30,6 +32,27 @@ def test_help_begins_with_examples(path: tuple[str, ...], capsys: pytest.Capture
     usage, _, rest = capsys.readouterr().out.partition("\n\n")
     assert usage.startswith(" ".join(["Usage: eventkeel", *path]))
     assert rest.startswith("Examples:\n  ")
+
+
+def examples(group: click.Group) -> list[str]:
+    found: list[str] = []
+    for path in commands(group):
+        command: click.Command = group
+        for name in path:
+            assert isinstance(command, click.Group)
+            command = command.commands[name]
+        assert isinstance(command, Command | Group)
+        found += [line for line, _ in command.examples]
+    return found
+
+
+@pytest.mark.parametrize("line", examples(root))
+def test_an_example_is_a_command_that_exists(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [word for word in shlex.split(line.partition(" < ")[0]) if "=" not in word or "{" in word]
+    assert words[0] == "eventkeel"
+    with pytest.raises(SystemExit) as ended:
+        main([*words[1:], "--help"])
+    assert ended.value.code == 0, capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
