@@ -134,10 +134,10 @@ def _want(
     if provider is not None:
         return provider
     wanted = " | ".join(event.__name__ for event in events)
+    unknown = getattr(hint, "__name__", hint)
     raise SignatureError(
-        f"{where}: nothing can be given for {name}: {getattr(hint, '__name__', hint)}. Ask for the event "
-        f"({wanted}, or list[{wanted}]), Transaction, Delivery, or say service.provide({getattr(hint, '__name__', hint)}, …)"
-        " above the handler"
+        f"{where}: nothing can be given for {name}: {unknown}. Ask for the event "
+        f"({wanted}, or list[{wanted}]), Transaction, Delivery, or say service.provide({unknown}, …) above the handler"
     )
 
 

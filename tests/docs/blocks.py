@@ -114,7 +114,10 @@ class Stage:
                 if missing is None and (expected or done.returncode == 0):
                     break
                 if time.monotonic() > deadline:
-                    raise AssertionError(f"line {block.line}: $ {command}\nshows\n{shown}\nand not\n{missing}, exit code {done.returncode}")
+                    raise AssertionError(
+                        f"line {block.line}: $ {command}\nshows\n{shown}\nand not\n{missing}, "
+                        f"exit code {done.returncode}"
+                    )
                 time.sleep(0.2)
 
     def _stay(self, command: str) -> None:

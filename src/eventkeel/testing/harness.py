@@ -31,7 +31,7 @@ from eventkeel.event import spec_of
 from eventkeel.message import Delivery, Headers, Outgoing
 from eventkeel.ports.observer import Observer
 from eventkeel.ports.store import Row
-from eventkeel.ports.transport import Sent, Span, Topology, TopicWant, Transport
+from eventkeel.ports.transport import Sent, Span, TopicWant, Topology, Transport
 from eventkeel.service import Service
 
 PATIENCE = 30.0
