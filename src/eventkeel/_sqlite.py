@@ -179,9 +179,8 @@ class Wake:
             changed = os.stat(self.folder).st_mtime_ns
             if changed != self._changed:
                 listed = time.time_ns()
-                self._others = [os.path.join(self.folder, name) for name in os.listdir(self.folder)]
-                if self._name in self._others:
-                    self._others.remove(self._name)
+                others = [os.path.join(self.folder, name) for name in os.listdir(self.folder)]
+                self._others = [other for other in others if other != self._name]  # at once: threads notify too
                 self._changed = changed if listed - changed > 100_000_000 else 0
         except OSError:
             return []

@@ -5,7 +5,7 @@ select epoch from eventkeel_owner where grp = ? and topic = ? and partition = ? 
 select 1 from eventkeel_gate limit 1
 
 -- name: gate_of
-select 1 from eventkeel_gate where topic = ? and key = ? and consumer in (?, ?) limit 1
+select ?5 from eventkeel_gate where topic = ?1 and key = ?2 and consumer in (?3, ?4) limit 1
 
 -- name: gate_exists
 select 1 from eventkeel_gate where topic = ? and key = ? and consumer = ?
@@ -123,7 +123,7 @@ order by topic, partition, generation
 update eventkeel_owner set
   position = case when ?1 is null or (position > ?1 and (?2 in ('', incarnation) or incarnation = '')) then position
     else ?1 end,
-  incarnation = case when ?2 = '' then incarnation else ?2 end
+  incarnation = case when ?2 = '' or ?1 is null then incarnation else ?2 end
 where grp = ?3 and topic = ?4 and partition = ?5 and generation = ?6 and epoch = ?7 returning 1
 
 -- name: release
@@ -167,15 +167,20 @@ select number, topic, partition, generation, position, key, event_id, state, hea
 from eventkeel_held where consumer = ? and topic = ? and key = ? and queued order by number limit 1
 
 -- name: next_due
-select min(case when owner = '' then due
-  else coalesce((select min(g.until, max(m.until)) from eventkeel_member m where m.member = g.owner), due) end)
-from eventkeel_gate g where state = 'waiting' and consumer in (select value from json_each(?))
+select min(at) from (
+  select * from (
+    select due as at from eventkeel_gate
+    where state = 'waiting' and owner = '' and consumer in (select value from json_each(?1)) order by due limit 1)
+  union all
+  select coalesce((select min(g.until, max(m.until)) from eventkeel_member m where m.member = g.owner), g.due)
+  from eventkeel_gate g
+  where g.state = 'waiting' and g.owner <> '' and g.consumer in (select value from json_each(?1)))
 
 -- name: inbox_ages
 select id, state, at from eventkeel_inbox order by id
 
 -- name: purge
-delete from eventkeel_inbox where id = ? and state in (0, 3)
+delete from eventkeel_inbox where id = ? and state in (0, 3) and at < ?
 
 -- name: purge_attempts
 delete from eventkeel_attempt where at < ?

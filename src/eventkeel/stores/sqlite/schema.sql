@@ -77,6 +77,7 @@ create table if not exists eventkeel_gate (
   primary key (consumer, topic, key)
 ) without rowid;
 create index if not exists eventkeel_gate_due on eventkeel_gate (due) where state = 'waiting';
+create index if not exists eventkeel_gate_leased on eventkeel_gate (until) where owner <> '';
 
 -- Deliveries kept: parked, dead, conflict. queued: 1 where it has its place in its key's queue.
 create table if not exists eventkeel_held (

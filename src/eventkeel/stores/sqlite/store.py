@@ -349,20 +349,21 @@ class SQLiteStore:
 
     async def purge(self, *, before: float, limit: int) -> int:
         """From the old end, until only younger rows come."""
-        old: list[tuple[int]] = []
+        old: list[int] = []
         fresh = 0
         for id, state, at in self._opened().execute(SQL["inbox_ages"]):
             if at >= before:
                 fresh += 1
             elif state in (APPLIED, SKIPPED):
                 fresh = 0
-                old.append((id,))
+                old.append(id)
             if fresh == _FRESH_IN_A_ROW or len(old) == limit:
                 break
         async with self._transaction() as db:
             db.execute(SQL["purge_attempts"], (before,))
             at_first = db.total_changes()
-            db.executemany(SQL["purge"], old)
+            # With the age once more: another process may have purged meanwhile, and a new event have the number.
+            db.executemany(SQL["purge"], [(id, before) for id in old])
             return db.total_changes() - at_first
 
 

@@ -139,14 +139,13 @@ class SQLiteUnit:
     def _gates(self, mine: int, claims: Sequence[Claim]) -> Op[list[Verdict | None]]:
         """Keys that wait; but what the inbox knows already is a duplicate, gate or no gate. None: its key is free."""
         verdicts: list[Verdict | None] = [None] * len(claims)
-        waiting: dict[tuple[str, bytes | None], bool] = {}
+        places = list({(claim.slice.topic, claim.key): None for claim in claims})
+        asked = [(*place, mine, self._undecided, number) for number, place in enumerate(places)]
+        reply = yield Statement(SQL["gate_of"], asked, Kind.MANY)
+        waiting = {places[number] for (number,) in reply.rows}
         ahead: dict[bytes, bytes | None] = {}
         for index, claim in enumerate(claims):
-            place = (claim.slice.topic, claim.key)
-            if place not in waiting:
-                reply = yield Statement(SQL["gate_of"], (*place, mine, self._undecided))
-                waiting[place] = bool(reply.rows)
-            if not waiting[place]:
+            if (claim.slice.topic, claim.key) not in waiting:
                 continue
             known = (yield Statement(SQL["known"], (claim.event_id, mine, self._undecided))).rows
             if known or claim.event_id in ahead:
