@@ -277,11 +277,10 @@ class Runtime:
         self.service.opened(None)
         if self._intake is not None:
             await self._intake.stop()
-        if self.due is not None:
-            await self._within(self.due.stop(), self.due)
-        for lane in self.lanes:
-            await self._within(lane.stop(), lane)
+        handling: list[Part] = [*self.lanes, self.due] if self.due is not None else []
+        await asyncio.gather(*(self._within(part.stop(), part) for part in handling))
         if self.ownership is not None and self.relay is not None:
+            await self._within(self.relay.stop(), self.relay)
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(5):
                     while await self.relay.wave():
@@ -339,8 +338,8 @@ def lifespan(service: Service) -> contextlib.AbstractAsyncContextManager[None]:
 @contextlib.asynccontextmanager
 async def _lifespan(service: Service) -> AsyncIterator[None]:
     runtime = Runtime(service, Config.load(service.settings))
-    await runtime.start()
     try:
+        await runtime.start()
         yield
     finally:
         await runtime.stop()
@@ -380,8 +379,8 @@ async def _serve(service: Service, config: Config, http: Any) -> None:
 
     stop, server = _stop_signal(), Server(http)
     runtime = Runtime(service, config, mode="publisher")
-    await runtime.start()
     try:
+        await runtime.start()
         serving = asyncio.ensure_future(server.serve())
         asked = asyncio.ensure_future(stop.wait())
         await asyncio.wait({serving, asked}, return_when=asyncio.FIRST_COMPLETED)
