@@ -7,16 +7,16 @@ held while user code runs.
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Callable
 
 from eventkeel import codec
-from eventkeel.drive import Program, drive, drive_sync
+from eventkeel.drive import Program, drive
 from eventkeel.engine.aside import whole
 from eventkeel.engine.context import Context
 from eventkeel.engine.faults import point
 from eventkeel.engine.inside import INSIDE
-from eventkeel.engine.lanes import ERROR_TEXT, error_text
 from eventkeel.engine.lifecycle import Part
+from eventkeel.engine.running import ERROR_TEXT, Deadline, Runner, error_text
 from eventkeel.engine.unit_of_work import UnitFailed, call_handler
 from eventkeel.engine.work import Arrived, Share, Work, tell
 from eventkeel.errors import CommitUnknown, Fenced, MalformedMessage, StoreUnavailable, UnknownType
@@ -44,6 +44,11 @@ class Due(Part):
         super().__init__(context)
         self._names = (*context.routes.by_name, context.undecided)
         self.running = False
+        self._runner = Runner(context.service)
+
+    async def stop(self) -> None:
+        await super().stop()
+        self._runner.close()
 
     async def run_once(self) -> None:
         INSIDE.set(self.context.service)
@@ -102,16 +107,13 @@ class Due(Part):
             work = _work(delivery, held, consumer, decoded.event, attempt)
             work.correlation = decoded.correlation
             scope = context.scope(unit, [work], consumer.name)
-            program = head_unit(unit, scope, work, head, consumer)
-            async with asyncio.timeout(context.numbers.deadline):
-                if consumer.sync:
-                    gone = await asyncio.to_thread(drive_sync, program, unit.sync_connection)
-                else:
-                    gone = await drive(program, unit.connection)
-        except (MalformedMessage, UnknownType, TimeoutError) as error:
+            deadline = Deadline(context.numbers.deadline, sync=consumer.sync)
+            program = head_unit(unit, scope, work, head, consumer, deadline.begun)
+            gone = await self._runner.run(program, unit, scope, deadline)
+        except (MalformedMessage, UnknownType) as error:
             return await self._failed(head, consumer.retry, attempt, error, delivery)
         except UnitFailed as failed:
-            if isinstance(failed.cause, CommitUnknown | StoreUnavailable | Fenced):
+            if isinstance(failed.cause, CommitUnknown | StoreUnavailable | GateLost):
                 raise failed.cause from failed
             return await self._failed(head, consumer.retry, attempt, failed.cause, delivery)
         self._report(delivery, held, consumer.name, attempt, "applied", context.clock.monotonic() - began)
@@ -189,9 +191,19 @@ class Due(Part):
             observer.done(told, ending, seconds, error)
 
 
-def head_unit(unit: Unit, scope: Scope, work: Work, head: Head, consumer: Consumer) -> Program[Gone]:
+class GateLost(Fenced):
+    """Another process runs this key's head by now; the unit was rolled back."""
+
+    def __init__(self, key: bytes) -> None:
+        super().__init__(f"the gate of key {key!r} belongs to another process now")
+
+
+def head_unit(
+    unit: Unit, scope: Scope, work: Work, head: Head, consumer: Consumer, begun: Callable[[], None]
+) -> Program[Gone]:
     """Handler first, gate last: begin -> handler -> append -> take the gate, pop its head -> commit."""
     yield from unit.begin(speculative=False)
+    begun()
     try:
         yield from call_handler(unit, scope, work, consumer, 0)
         yield from scope.flush()
@@ -233,7 +245,7 @@ def forward_unit(unit: Unit, head: Head, held: Held, consumers: list[str], now: 
 def _finish(unit: Unit, head: Head, outcome: HeadOutcome, now: float) -> Program[Gone]:
     gone = yield from unit.finish_head(head.lease, head.held, outcome, now)
     if gone is Gone.LOST:
-        raise Fenced(f"the gate of key {head.lease.key!r} belongs to another process now")
+        raise GateLost(head.lease.key)
     return gone
 
 

@@ -7,18 +7,17 @@ fails in company runs again in parts; only a failure alone is the delivery's own
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
-import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from typing import Any, TypeVar
 
-from eventkeel.drive import drive, drive_sync
+from eventkeel.drive import drive
 from eventkeel.engine.aside import bury_unit, mark_unit, park_unit
 from eventkeel.engine.context import Context
 from eventkeel.engine.faults import point
 from eventkeel.engine.inside import INSIDE
 from eventkeel.engine.lifecycle import Part
+from eventkeel.engine.running import ERROR_TEXT, Deadline, GivenUp, Runner, error_text
 from eventkeel.engine.unit_of_work import Budget, FencedOff, UnitFailed, unit_of_work
 from eventkeel.engine.work import Share, Work
 from eventkeel.errors import CommitUnknown, StoreUnavailable
@@ -32,8 +31,6 @@ T = TypeVar("T")
 
 DEATHS = 3
 """Process deaths on one delivery, while it ran alone, after which it is a dead letter."""
-ERROR_TEXT = 4096
-"""Bytes of error text kept with a dead letter."""
 
 
 class Lane(Part):
@@ -52,7 +49,7 @@ class Lane(Part):
         self._queue: deque[Work] = deque()
         self._busy: set[Share] = set()
         self._turn = asyncio.Event()
-        self._thread: concurrent.futures.ThreadPoolExecutor | None = None
+        self._runner = Runner(context.service)
         self._unit: Unit | None = None
 
     # -- from intake and ownership -------------------------------------------------------------
@@ -75,8 +72,7 @@ class Lane(Part):
         if self._unit is not None:
             self._unit.close()
             self._unit = None
-        if self._thread is not None:
-            self._thread.shutdown(wait=False)
+        self._runner.close()
 
     # -- the loop ------------------------------------------------------------------------------
 
@@ -90,6 +86,7 @@ class Lane(Part):
         try:
             await self._process(batch)
         except BaseException:
+            self._discard()  # whatever it was, its connection is not to be trusted
             self._queue.extendleft(reversed([work for work in batch if not work.finished]))
             raise
         finally:
@@ -166,7 +163,7 @@ class Lane(Part):
                 todo.appendleft(part)
                 if self._stopping:
                     return
-                await self.context.clock.sleep(min(2.0, 0.02 * 2**troubles) * (0.5 + self.context.dice()))
+                await self.context.clock.sleep(min(2.0, 0.02 * 2 ** min(troubles, 10)) * (0.5 + self.context.dice()))
             except UnitFailed as failed:
                 if len(part) > 1:
                     todo.extendleft(reversed(split(part, failed.index)))
@@ -182,26 +179,20 @@ class Lane(Part):
         assert consumer is not None
         unit = self._open_unit()
         scope = self.context.scope(unit, works, consumer.name)
-        budget = Budget(self.context.numbers.unit_seconds, clock.monotonic, self.context.numbers.key_cap)
+        numbers = self.context.numbers
+        deadline = Deadline(numbers.deadline, sync=consumer.sync)
+        budget = Budget(numbers.unit_seconds, clock.monotonic, numbers.key_cap, deadline.begun)
         began = clock.monotonic()
         program = unit_of_work(unit, scope, works, consumer, self.context.group, budget)
         try:
-            async with asyncio.timeout(self.context.numbers.deadline):
-                endings = await self._drive(program, unit, consumer.sync)
-        except TimeoutError as error:
-            scope.close()
+            endings = await self._runner.run(program, unit, scope, deadline)
+        except GivenUp:
             self._discard()
-            late = TimeoutError(f"{consumer.name} took longer than {self.context.numbers.deadline:g} s")
-            raise UnitFailed(None, late) from error
+            raise
         except UnitFailed as failed:
             if isinstance(failed.cause, CommitUnknown | StoreUnavailable):
                 raise failed.cause from failed
             raise
-        except (asyncio.CancelledError, SystemExit) as error:
-            task = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-                raise
-            raise UnitFailed(None, RuntimeError(f"{consumer.name} raised {type(error).__name__}")) from error
         self.context.pace(consumer.name).note(clock.monotonic() - began, len(works))
         await self._finish(works, endings)
         return [work for work, ending in zip(works, endings, strict=True) if ending is None]
@@ -296,27 +287,8 @@ class Lane(Part):
         if self._unit is not None:
             unit, self._unit = self._unit, None
             unit.close(discard=True)
-        if self._thread is not None:
-            self._thread.shutdown(wait=False)  # it may be stuck in user code; it can do no harm any more
-            self._thread = None
 
     async def _alone(self, make: Callable[[Unit], Generator[Any, Any, T]]) -> T:
         """A small unit without user code."""
         unit = self._open_unit()
         return await drive(make(unit), unit.connection)
-
-    async def _drive(self, program: Generator[Any, Any, T], unit: Unit, sync: bool) -> T:
-        if not sync:
-            return await drive(program, unit.connection)
-        if self._thread is None:
-            self._thread = concurrent.futures.ThreadPoolExecutor(
-                1, f"eventkeel-{self.context.service}", initializer=INSIDE.set, initargs=(self.context.service,)
-            )
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, drive_sync, program, unit.sync_connection)
-
-
-def error_text(error: BaseException) -> str:
-    """What a dead letter says of its error: the last frames and the message, at most 4 KB."""
-    lines = traceback.format_exception(type(error), error, error.__traceback__, limit=-4)
-    return "".join(lines)[-ERROR_TEXT:]

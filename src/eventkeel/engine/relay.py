@@ -33,7 +33,7 @@ class Relay(Part):
     async def run_once(self) -> None:
         more = await self.wave()
         if self._troubles:
-            await self.pause(min(5.0, 0.05 * 2**self._troubles) * (0.5 + self.context.dice()))
+            await self.pause(min(5.0, 0.05 * 2 ** min(self._troubles, 10)) * (0.5 + self.context.dice()))
         elif not more:
             await self.pause(self.context.numbers.poll)
 

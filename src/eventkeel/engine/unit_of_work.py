@@ -9,7 +9,8 @@ yields statements and calls, which drive.py carries out, asynchronously or not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from asyncio import CancelledError
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Sequence
 from typing import NamedTuple
 
 from eventkeel.drive import Invoke, Program
@@ -22,12 +23,15 @@ from eventkeel.ports.observer import Ending
 from eventkeel.ports.store import Parked, Unit, Verdict
 from eventkeel.routing import Consumer
 
+_UNDONE = (Awaitable, Generator, AsyncGenerator)
+"""What a call returns instead of doing its work."""
+
 
 class UnitFailed(Exception):
     """The unit was rolled back. ``index``: the delivery to blame, or None where it cannot be known."""
 
     def __init__(self, index: int | None, cause: BaseException) -> None:
-        super().__init__(str(cause))
+        super().__init__(index, type(cause).__name__)  # not its text: a user's error may be unable to make one
         self.index, self.cause = index, cause
 
 
@@ -41,11 +45,12 @@ class FencedOff(Fenced):
 
 class Budget(NamedTuple):
     """What one unit may take: seconds after which it takes no further delivery, and how many
-    deliveries may wait behind one gate."""
+    deliveries may wait behind one gate. ``begun`` is called when the transaction is open."""
 
     seconds: float
     clock: Callable[[], float]
     cap: int
+    begun: Callable[[], None]
 
 
 def unit_of_work(
@@ -58,6 +63,7 @@ def unit_of_work(
     """
     point("unit.before_begin")
     yield from unit.begin(speculative=len(works) > 1)
+    budget.begun()
     index: int | None = None
     try:
         point("unit.begun")
@@ -101,7 +107,7 @@ def unit_of_work(
         raise UnitFailed(failed.index, failed.cause) from failed.cause
     except Exception as error:
         yield from unit.rollback()
-        if isinstance(error, Fenced):
+        if isinstance(error, FencedOff):
             raise
         raise UnitFailed(index, error) from error
     except BaseException:
@@ -118,17 +124,34 @@ def call_handler(unit: Unit, scope: Scope, work: Work, consumer: Consumer, index
     """Run user code for one delivery. A handler of lists is given a list of one here."""
     tx = SyncTransaction(scope, index) if consumer.sync else Transaction(scope, index)
     if consumer.plain:
-        yield Invoke(consumer.call, (work.event, tx))
+        yield from _invoke(consumer, Invoke(consumer.call, (work.event, tx)))
     else:
         told = work.told() if consumer.wants_delivery else None
         one = consumer.batch
         arguments = consumer.arguments([work.event] if one else work.event, tx, [told] if one else told)
-        yield Invoke(_by_name, (consumer, arguments))
+        yield from _invoke(consumer, Invoke(_by_name, (consumer, arguments)))
     _check_alive(unit, scope, consumer)
 
 
 def _by_name(consumer: Consumer, arguments: dict[str, object]) -> object:
     return consumer.call(**arguments)
+
+
+def _invoke(consumer: Consumer, invoke: Invoke) -> Program[None]:
+    """User code may raise anything; what would end the loop that runs it becomes an ordinary failure."""
+    try:
+        made = yield invoke
+    except (Exception, QueuedWriteFailed, CancelledError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise RuntimeError(f"{consumer.name} raised {type(error).__name__}, which is no Exception") from error
+    if made is not None and isinstance(made, _UNDONE):
+        if isinstance(made, Coroutine):
+            made.close()
+        raise TypeError(
+            f"{consumer.name} returned a {type(made).__name__}, which nobody runs, so nothing was done. A handler is "
+            "a plain function or 'async def' without yield; a decorator around 'async def' has to await it"
+        )
 
 
 def _handle_together(
@@ -147,7 +170,7 @@ def _handle_together(
         told = [work.told() for work in fresh] if consumer.wants_delivery else []
         arguments = consumer.arguments([work.event for work in fresh], tx, told)
         try:
-            yield Invoke(_by_name, (consumer, arguments))
+            yield from _invoke(consumer, Invoke(_by_name, (consumer, arguments)))
             _check_alive(unit, scope, consumer)
             yield from scope.flush()
         except QueuedWriteFailed as failed:

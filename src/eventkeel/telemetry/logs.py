@@ -152,7 +152,10 @@ def _place(slice: Slice) -> Fields:
 
 
 def _error(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # a user's error may be unable to say what it is
+        return type(error).__name__
 
 
 def _short(text: str) -> str:

@@ -89,7 +89,8 @@ class SQLiteUnit:
         if self._closed:
             return
         self._closed = True
-        self._handle.rollback()
+        if not discard:  # closing rolls back too, and refuses first whatever a thread left behind still asks of it
+            self._handle.rollback()
         self.connection.leave()
         self._give_back(self._handle, discard)
 
