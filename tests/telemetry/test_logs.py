@@ -12,6 +12,7 @@ from uuid import UUID
 import msgspec
 import pytest
 
+from eventkeel.errors import UnknownType
 from eventkeel.message import Delivery, Headers, Slice
 from eventkeel.telemetry.logs import Logs, setup
 
@@ -97,6 +98,17 @@ def test_a_failure_shows_where_it_happened_once() -> None:
     assert text.count("Traceback") == 1
     assert 'error="ValueError: no such card"' in text
     assert "again_in=1.5" in text
+
+
+def test_a_dead_letter_is_one_short_line_and_a_type_that_nobody_knows_shows_none_of_our_code() -> None:
+    stream = written()
+    Logs().done(DELIVERY, "dead", 0.5, 'ValueError: no such card\nTraceback (most recent call last):\n  File "x"')
+    try:
+        raise UnknownType("order_events", "OrderMoved")
+    except UnknownType as error:
+        Logs().failed(DELIVERY, error, 5.0)
+    assert len(stream.getvalue().splitlines()) == 2
+    assert "Traceback" not in stream.getvalue()
 
 
 def test_a_level_that_is_off_builds_nothing() -> None:

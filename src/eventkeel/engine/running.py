@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from eventkeel.drive import drive, drive_sync
 from eventkeel.engine.inside import INSIDE
 from eventkeel.engine.unit_of_work import UnitFailed
+from eventkeel.errors import MalformedMessage, UnknownType
 from eventkeel.handling import Scope
 from eventkeel.ports.store import Unit
 
@@ -97,8 +98,15 @@ class Runner:
 
 
 def error_text(error: BaseException) -> str:
-    """What a dead letter says of its error: the last frames and the message, at most 4 KB, in characters that
-    every database takes."""
-    lines = traceback.format_exception(type(error), error, error.__traceback__, limit=-4)
-    text = "".join(lines)[-ERROR_TEXT:].replace("\x00", "\\x00")
-    return text.encode("utf-8", "backslashreplace").decode()[-ERROR_TEXT:]
+    """What a dead letter says of its error, at most 4 KB, in characters that every database takes: its message on
+    the first line, which lists show, then the last frames. A message that could not be read has no frames to show:
+    they would all be ours."""
+    if isinstance(error, MalformedMessage | UnknownType):
+        text = str(error)
+    else:
+        said = [line for line in traceback.format_exception_only(error) if not line.startswith(" ")]
+        headline = said[0].partition("\n")[0][:500]
+        lines = traceback.format_exception(type(error), error, error.__traceback__, limit=-4)
+        text = headline + "\n" + "".join(lines)[len(headline) + 1 - ERROR_TEXT :]
+    text = text.replace("\x00", "\\x00")
+    return text.encode("utf-8", "backslashreplace").decode()[:ERROR_TEXT]

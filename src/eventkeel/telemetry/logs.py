@@ -16,6 +16,7 @@ import sys
 import time
 from typing import TextIO
 
+from eventkeel.errors import MalformedMessage, UnknownType
 from eventkeel.message import Delivery, Slice
 from eventkeel.ports.observer import Ending
 
@@ -47,7 +48,7 @@ class Logs:
         fields: Fields = {"ending": ending, "consumer": delivery.consumer, **_told(delivery)}
         fields["duration"] = round(seconds, 6)
         if error:
-            fields["error"] = error
+            fields["error"] = error.partition("\n")[0]  # the rest is in 'eventkeel dlq show'
         self._write(level, "done", fields)
 
     def failed(self, delivery: Delivery, error: BaseException, again_in: float) -> None:
@@ -55,8 +56,10 @@ class Logs:
             return
         fields: Fields = {"consumer": delivery.consumer, **_told(delivery), "again_in": round(again_in, 3)}
         fields["error"] = _error(error)
-        # Where it happened is wanted once: the next attempts fail at the same place, most of the time.
-        self._write(logging.WARNING, "failed", fields, error if delivery.attempt == 1 else None)
+        # Where it happened is wanted once: the next attempts fail at the same place, most of the time. A message
+        # that cannot be read has failed in our code, whose lines help nobody.
+        ours = isinstance(error, MalformedMessage | UnknownType)
+        self._write(logging.WARNING, "failed", fields, error if delivery.attempt == 1 and not ours else None)
 
     def fenced(self, slice: Slice) -> None:
         self._write(logging.WARNING, "fenced", _place(slice))
