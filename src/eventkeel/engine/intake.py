@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from uuid import UUID, uuid5
 
 from eventkeel import codec
@@ -29,25 +28,23 @@ class Intake(Part):
     def __init__(self, context: Context, subscription: Subscription, lanes: list[Lane], ownership: Ownership) -> None:
         super().__init__(context)
         self._subscription, self._lanes, self._ownership = subscription, lanes, ownership
-        self._next: asyncio.Task[object] | None = None
+        self._waiting = False
 
     async def stop(self) -> None:
         """Stop taking. A call of ``next`` under way is cancelled; it has handed nothing over."""
         self._stopping = True
-        if self._next is not None:
-            self._next.cancel()
+        if self._waiting and self._task is not None:
+            self._task.cancel()
         await super().stop()
 
     async def run_once(self) -> None:
-        self._next = asyncio.ensure_future(self._subscription.next())
+        # Not in a task of its own: between its end and our turn a slice could be lost and begun anew,
+        # and what was handed over would count for the new beginning.
+        self._waiting = True
         try:
-            arrival = await self._next
-        except asyncio.CancelledError:
-            if self._stopping and self._next.cancelled():
-                return
-            raise
+            arrival = await self._subscription.next()
         finally:
-            self._next = None
+            self._waiting = False
         match arrival:
             case Deliveries():
                 self._deliver(arrival)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 
-from eventkeel.engine.context import RELAY, Context, relay_slices
+from eventkeel.engine.context import RELAY, SENDS_ONLY, Context, relay_slices
 from eventkeel.engine.faults import point
 from eventkeel.engine.lanes import Lane
 from eventkeel.engine.lifecycle import Part
@@ -18,7 +18,7 @@ from eventkeel.errors import PositionError
 from eventkeel.message import Position, Slice
 from eventkeel.policy.assignment import plan
 from eventkeel.ports.store import Mark, Owned, OwnerRow
-from eventkeel.ports.transport import Subscription
+from eventkeel.ports.transport import SliceLag, Subscription
 
 
 class Ownership(Part):
@@ -70,7 +70,8 @@ class Ownership(Part):
         if self._subscription is not None and not context.transport.caps.assigns:
             # Asked again at every turn: a topic may have come into being since.
             self._slices = tuple(sorted(await context.transport.slices(context.group, context.routes.topics)))
-            await self._share_out(self._slices, view.members, view.owners)
+            consuming = [member for member in view.members if not member.startswith(SENDS_ONLY)]
+            await self._share_out(self._slices, consuming, view.owners)
 
     async def _share_out(self, slices: Sequence[Slice], members: Sequence[str], owners: Sequence[OwnerRow]) -> None:
         me, now = self.context.member, self.context.clock.now()
@@ -112,9 +113,9 @@ class Ownership(Part):
             )
             point("owner.taken")
             flowing = [one for one in owned if one.slice.topic != RELAY]
-            hints: dict[Slice, int | None] = {}
+            hints: dict[Slice, SliceLag] = {}
             if flowing:
-                hints = {lag.slice: lag.settled for lag in await context.transport.lag(context.group)}
+                hints = {lag.slice: lag for lag in await context.transport.lag(context.group)}
             for one in owned:
                 if one.slice.topic == RELAY:
                     self.relays[one.slice] = one.epoch
@@ -123,20 +124,31 @@ class Ownership(Part):
                 for observer in context.observers:
                     observer.owned(one.slice, one.epoch, one.suspect)
 
-    async def _begin(self, owned: Owned, hint: int | None) -> None:
+    async def _begin(self, owned: Owned, lag: SliceLag | None) -> None:
         """Start = min(store, broker): the inbox absorbs what is read again, nothing can be skipped."""
+        numbers = self.context.numbers
+        position, incarnation = owned.position, owned.incarnation
+        if lag is not None and lag.settled is not None:
+            if position is not None:
+                position = min(position, lag.settled)
+            elif (
+                numbers.start == "group"
+            ):  # adoption of a group that another system kept; recorded by the first progress
+                position, incarnation = lag.settled, lag.incarnation
+        try:
+            await self._flow(owned, position, incarnation)
+        except PositionError:
+            if numbers.start != "earliest":
+                raise
+            await self._flow(owned, None, "")  # somebody has read this error, and said so
+
+    async def _flow(self, owned: Owned, position: int | None, incarnation: str) -> None:
         assert self._subscription is not None
-        position = owned.position
-        if position is None and hint is not None and self.context.numbers.start == "group":
-            position = hint  # adoption of a group that another system kept; recorded by the first progress
-        elif position is not None and hint is not None:
-            position = min(position, hint)
-        at = None if position is None else Position(position, owned.incarnation)
         numbers = self.context.numbers
         suspect = numbers.batch_size * numbers.lanes if owned.suspect else 0
-        share = Share(owned.slice, owned.epoch, owned.incarnation, position, suspect)
-        self.shares[owned.slice] = share
+        self.shares[owned.slice] = Share(owned.slice, owned.epoch, incarnation, position, suspect)
         try:
+            at = None if position is None else Position(position, incarnation)
             await self._subscription.begin(owned.slice, at)
         except PositionError:
             del self.shares[owned.slice]
@@ -161,10 +173,11 @@ class Ownership(Part):
                 marks.append(self._mark(share))
                 if share.dirty and self._subscription is not None:
                     await self._subscription.settle(slice, share.to_settle())
-            if marks:
-                await self.context.store.progress(self.context.group, marks, release=True, now=self.context.clock.now())
+            # Before the store is told, which may fail: a slice that flows for nobody would use up the budget.
             if gone and self._subscription is not None:
                 await self._subscription.release(gone)
+            if marks:
+                await self.context.store.progress(self.context.group, marks, release=True, now=self.context.clock.now())
             for slice in gone:
                 for observer in self.context.observers:
                     observer.released(slice)

@@ -175,19 +175,28 @@ class SQLiteSubscription:
         if at <= flow.settled:
             return
         flow.settled = at
+        finished = []
         while flow.out and flow.out[0][0] < at:
-            self._bytes -= flow.out.popleft()[1]
-            self._count -= 1
+            finished.append(flow.out.popleft())
+        if not flow.paused:
+            self._charge(finished, -1)
         self._unflushed[slice] = Position(at, flow.incarnation)
         if self._flush_timer is None:
             self._flush_timer = self._loop.call_later(FLUSH_EVERY, self.flush)
         self.wake()
 
     async def pause(self, slices: Collection[Slice], on: bool) -> None:
+        """What is out of a paused slice is not counted: however long it waits, the others have the whole budget."""
         for slice in slices:
-            if slice in self._flows:
-                self._flows[slice].paused = on
+            flow = self._flows.get(slice)
+            if flow is not None and flow.paused is not on:
+                flow.paused = on
+                self._charge(flow.out, -1 if on else 1)
         self.wake()
+
+    def _charge(self, out: Collection[tuple[int, int]], sign: int) -> None:
+        self._count += sign * len(out)
+        self._bytes += sign * sum(size for _, size in out)
 
     async def release(self, slices: Collection[Slice]) -> None:
         for slice in slices:
@@ -200,8 +209,8 @@ class SQLiteSubscription:
         flow = self._flows.pop(slice, None)
         if flow is not None:
             self._turn.remove(slice)
-            self._count -= len(flow.out)
-            self._bytes -= sum(size for _, size in flow.out)
+            if not flow.paused:
+                self._charge(flow.out, -1)
 
     def flush(self) -> asyncio.Future[None] | None:
         """Write the settled positions down; None where there are none. Failing, they are kept for the next time."""
