@@ -40,6 +40,8 @@ _PRAGMAS = (
     "pragma cache_size=-16384",
 )
 
+_ELSEWHERE = ". --data, --broker and --store say where the files are"
+
 
 class Busy(StoreUnavailable):
     """Another process held the file's write lock for longer than we wait."""
@@ -48,8 +50,8 @@ class Busy(StoreUnavailable):
 def connect(path: str | Path, *, readonly: bool = False) -> apsw.Connection:
     """Open ``path`` (made if missing) with the settings that survive power loss.
 
-    Raises ConfigurationError on a network file system, where SQLite's locks do not hold, and where
-    the SQLite below apsw is older than the fix for the WAL-reset bug.
+    Raises ConfigurationError where there can be no database at ``path``, on a network file system, where
+    SQLite's locks do not hold, and where the SQLite below apsw is older than the fix for the WAL-reset bug.
     """
     if tuple(int(part) for part in apsw.sqlite_lib_version().split(".")) < FIXED_WAL_RESET:
         raise ConfigurationError(
@@ -59,12 +61,23 @@ def connect(path: str | Path, *, readonly: bool = False) -> apsw.Connection:
     path = Path(path)
     if readonly:
         return apsw.Connection(f"file:{path}?mode=ro", flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"the folder {path.parent} cannot be made: {error.strerror}{_ELSEWHERE}") from error
     _refuse_network_file_system(path)
+    if path.is_dir():
+        raise ConfigurationError(f"{path} is a folder; name a file in it{_ELSEWHERE}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ConfigurationError(f"{path} cannot be written by this user{_ELSEWHERE}")
     connection = apsw.Connection(str(path))
     connection.set_busy_timeout(10_000)  # for the switch to WAL, which several processes may try at once
-    for pragma in _PRAGMAS:
-        connection.execute(pragma)
+    try:
+        for pragma in _PRAGMAS:
+            connection.execute(pragma)
+    except apsw.NotADBError as error:
+        connection.close()
+        raise ConfigurationError(f"{path} is no SQLite database{_ELSEWHERE}") from error
     if sys.platform == "darwin":  # pragma: no cover - fsync on macOS does not reach the disk without it
         connection.execute("pragma fullfsync=on")
         connection.execute("pragma checkpoint_fullfsync=on")

@@ -367,6 +367,15 @@ async def test_a_file_of_a_newer_version_is_refused(bench: Workbench, path: Path
         await bench.open()
 
 
+@pytest.mark.parametrize(
+    ("name", "says"), [("", "is a folder"), ("text", "no SQLite database"), ("text/inside", "cannot be made")]
+)
+async def test_what_cannot_be_a_database_is_refused(tmp_path: Path, name: str, says: str) -> None:
+    (tmp_path / "text").write_text("This is a text, and long enough to be read as one.\n" * 100)
+    with pytest.raises(ConfigurationError, match=says):
+        await SQLiteStore(tmp_path / name, "orders").open()
+
+
 async def test_a_fork_of_the_process_may_not_use_the_store(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
     store = await bench.store()
     with monkeypatch.context() as forked:
