@@ -82,7 +82,7 @@ async def show_order(request: Request) -> Response:
         )
     if row is None:
         raise Problem(404, f"there is no order {order_id!r}")
-    return json_response({"order_id": row[0], "user_id": row[1], "amount": row[2], "status": row[3]})
+    return json_response({"order_id": row[0], "user_id": row[1], "amount": row[2].quantize(CENT), "status": row[3]})
 
 
 def _service() -> Any:
@@ -142,7 +142,7 @@ def _read_amount(raw: bytes) -> Decimal:
 app = Starlette(
     routes=[
         Route("/orders", place_order, methods=["POST"]),
-        Route("/orders/{order_id}", show_order, methods=["GET"]),
+        Route("/orders/{order_id:path}", show_order, methods=["GET"]),
     ],
     exception_handlers={
         Problem: on_problem,
