@@ -31,7 +31,10 @@ def test_a_dead_letter_is_redriven_and_its_key_goes_on(place: Place) -> None:
         assert shown.code == 0
         assert "the seat is broken" in shown.out
         assert '{"seat":"12A","guest":"trouble"}' in shown.out
-        assert "1 are blocked by a dead letter" in place.say("lag", SAMPLE).err
+        listed = place.say("dlq", "list", SAMPLE, "--data", str(place.data), "--set", "lanes=1")
+        assert f"eventkeel dlq show {SAMPLE} {number} --data {place.data} --set lanes=1" in listed.err
+        assert "FinalError: the seat is broken" in listed.out
+        assert "blocked by a dead letter: 1" in place.say("lag", SAMPLE).err
 
         place.mended.touch()
         said = place.say("dlq", "redrive", SAMPLE, number, "--actor", "ada")

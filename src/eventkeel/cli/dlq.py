@@ -10,7 +10,15 @@ import msgspec
 
 from eventkeel.admin.access import Actor, local_actor
 from eventkeel.cli.loading import load, load_all
-from eventkeel.cli.shape import Command, Group, configured, json_option, service_argument, services_argument
+from eventkeel.cli.shape import (
+    Command,
+    Group,
+    configured,
+    json_option,
+    same_place,
+    service_argument,
+    services_argument,
+)
 from eventkeel.cli.show import body_fields, moment, print_facts, print_json, print_table, talk
 from eventkeel.config import Config
 from eventkeel.errors import ConfigurationError
@@ -30,7 +38,8 @@ from eventkeel.service import Service
     ),
 )
 def dlq() -> None:
-    """Dead letters: deliveries that were given up on, kept with their reason. Their key waits behind them."""
+    """Dead letters: deliveries that were given up on, kept with their reason. The key of one whose handler failed
+    waits behind it."""
 
 
 @dlq.command(
@@ -81,7 +90,7 @@ def list_letters(
         if len(each) == limit:
             talk(f"more of {reference}: --after {each[-1].number}")
     first = next(reference for reference, each in found.items() if each)
-    talk(f"look at one: eventkeel dlq show {first} {found[first][0].number}")
+    talk("look at one: " + same_place(f"eventkeel dlq show {first} {found[first][0].number}"))
     return 0
 
 
@@ -107,7 +116,7 @@ def show_letter(reference: str, number: int, as_json: bool, config: Config) -> i
         return 0
     print_facts(_facts(letter))
     if letter.state == "dead":
-        talk(f"try it again: eventkeel dlq redrive {reference} {number}")
+        talk("try it again: " + same_place(f"eventkeel dlq redrive {reference} {number}"))
     return 0
 
 

@@ -71,13 +71,13 @@ def _print_partitions(lags: list[Lag]) -> None:
 def _tell_store(lag: Lag) -> None:
     store, name = lag.store, lag.service
     if store.unsent:
-        talk(f"{name}: {store.unsent} events wait to be sent, the oldest for {lag.oldest_unsent_seconds:.1f} s")
+        talk(f"{name}: events that wait to be sent: {store.unsent}, the oldest for {lag.oldest_unsent_seconds:.1f} s")
     for row in store.stuck:
         talk(f"{name}: event {row.id} for {row.topic}, key {row.key}, is stuck: {row.reason}")
     if store.waiting_keys or store.blocked_keys:
         talk(
-            f"{name}: {store.waiting_keys} keys wait to be tried again, {store.blocked_keys} are blocked by a dead "
-            f"letter; {store.parked} deliveries are parked"
+            f"{name}: keys that wait to be tried again: {store.waiting_keys}, blocked by a dead letter: "
+            f"{store.blocked_keys}; parked deliveries: {store.parked}"
         )
     if store.dead:
-        talk(f"{name}: {store.dead} dead letters; see 'eventkeel dlq list'")
+        talk(f"{name}: dead letters: {store.dead}; see 'eventkeel dlq list'")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -107,6 +108,15 @@ def configured(command: F) -> F:
         wrapped = decorate(wrapped)
     result: F = wrapped
     return result
+
+
+def same_place(line: str) -> str:
+    """A command to type next, with the options that this one was given, so that it looks at the same files."""
+    given = click.get_current_context().params
+    options = [(f"--{name}", given[name]) for name in ("broker", "store", "data") if given[name] is not None]
+    options += [("--config", given["file"])] if given["file"] is not None else []
+    options += [("--set", f"{name}={value}") for name, value in given["given"].items()]
+    return " ".join([line, *(f"{option} {shlex.quote(str(value))}" for option, value in options)])
 
 
 def json_option(command: F) -> F:
