@@ -273,7 +273,8 @@ def _clash_text(new: EventSpec, old: EventSpec) -> str:
     if new.type == old.type:
         return (
             f"event {new.where}: type {new.type!r} on topic {new.topic!r} is declared already by {old.where}; "
-            'import that class, or give one of them another type="…"'
+            "import that class. Services that each declare it for themselves are named in commands of their own; "
+            'two kinds of event need a type="…" each'
         )
     plain, other = (new, old) if new.plain else (old, new)
     return (
