@@ -18,7 +18,7 @@ from uuid import UUID
 from eventkeel import codec
 from eventkeel.codec.identity import uuid7
 from eventkeel.config import Config
-from eventkeel.engine.context import Context, Numbers
+from eventkeel.engine.context import SENDS_ONLY, Context, Numbers
 from eventkeel.engine.due import Due
 from eventkeel.engine.housekeeping import Housekeeping
 from eventkeel.engine.intake import Intake
@@ -141,7 +141,7 @@ class Runtime:
         self.context = Context(
             service=service.name,
             group=service.group,
-            member=f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}",
+            member=f"{SENDS_ONLY if mode == 'relay' else ''}{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}",
             store=self.store,
             transport=self.transport,
             routes=service.routes(),

@@ -44,6 +44,14 @@ async def test_two_workers_share_the_partitions_and_every_event_takes_effect_onc
         await app.until(lambda: balanced(app.runtime))
 
 
+async def test_a_process_that_only_sends_is_given_no_partition() -> None:
+    async with harness(paying()) as app:
+        sender = Runtime(app.service, app.runtime.config, mode="relay", clock=app.clock)
+        await sender.start()
+        await app.until(lambda: balanced(app.runtime))
+        await sender.stop()
+
+
 async def counted(app: Harness, wanted: int) -> bool:
     return await app.rows("select count(*), count(distinct number) from payments") == [(wanted, wanted)]
 

@@ -22,6 +22,9 @@ from eventkeel.routing import Routes
 RELAY = "$outbox"
 """Topic of the slices that relays own: the outbox's shards, leased like partitions."""
 
+SENDS_ONLY = "relay/"
+"""How the names of members begin that send and do not consume: no partition is kept for them."""
+
 
 class Numbers(msgspec.Struct, frozen=True, kw_only=True):
     """The engine's options, resolved (config.py declares them)."""
@@ -74,7 +77,7 @@ class Context:
         self._paces: dict[str, Pace] = {}
 
     def scope(self, unit: Unit, works: Sequence[Work], name: str) -> Scope:
-        return Scope(self.store, unit, self._encode(works), self.clock.now(), name)
+        return Scope(self.store, unit, self._encode(works), self.clock.now(), name, shared=bool(works))
 
     def _encode(self, works: Sequence[Work]) -> Encode:
         def encode(event: object, scope: Scope, index: int) -> Record:
