@@ -53,12 +53,15 @@ class Scope:
         "queue",
         "records",
         "savepoints",
+        "shared",
         "store",
         "unit",
     )
 
-    def __init__(self, store: Store, unit: Unit, encode: Encode, now: float, name: str) -> None:
+    def __init__(self, store: Store, unit: Unit, encode: Encode, now: float, name: str, *, shared: bool = True) -> None:
         self.store, self.unit, self.encode, self.now, self.name = store, unit, encode, now, name
+        self.shared = shared
+        """It belongs to deliveries, perhaps of several handlers; not: a transaction outside."""
         self.queue: list[Queued] = []
         self.records: list[Record] = []
         self.savepoints = 0
@@ -68,7 +71,12 @@ class Scope:
         self.failed: QueuedWriteFailed | None = None
         """A queued write that failed: remembered, should a handler swallow even a BaseException."""
 
-    def flush(self, *, catchable: bool = False) -> Op[None]:
+    @property
+    def catchable(self) -> bool:
+        """What is queued was queued by who sends it, and may be caught: nobody else's is in a savepoint or outside."""
+        return bool(self.savepoints) or not self.shared
+
+    def flush(self) -> Op[None]:
         """Send what is queued, strictly in order. A failure is the blame of the delivery that queued it."""
         if not self.queue:
             return
@@ -77,7 +85,7 @@ class Scope:
             reply = yield Statement("", [each.statement for each in queue], Kind.PIPELINE)
         except PipelineFailed as failed:
             cause = failed.__cause__ or failed
-            if catchable:
+            if self.catchable:
                 raise cause from None
             self.failed = QueuedWriteFailed(queue[failed.index].index, cause)
             raise self.failed from cause
@@ -86,7 +94,7 @@ class Scope:
                 mismatch = RowsMismatch(
                     f"a write that said rows={each.rows} affected {affected} rows: {_brief(each.statement.sql)}"
                 )
-                if catchable:
+                if self.catchable:
                     raise mismatch
                 self.failed = QueuedWriteFailed(each.index, mismatch)
                 raise self.failed
@@ -150,9 +158,9 @@ class _Base:
 
     def _statement(self, sql: str, params: Params) -> Op[Reply]:
         scope = self._open()
-        yield from scope.flush()
         statement = scope.store.prepare(sql, params)
         try:
+            yield from scope.flush()
             return (yield statement)
         except Exception as error:
             if not scope.savepoints and scope.broken is None:
@@ -169,7 +177,7 @@ class _Base:
 
     def _leave(self, name: str) -> Op[None]:
         scope = self._open()
-        yield from scope.flush(catchable=True)
+        yield from scope.flush()
         yield from scope.unit.release(name)
         scope.savepoints -= 1
 

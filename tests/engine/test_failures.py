@@ -228,6 +228,7 @@ async def test_a_transaction_that_sqlite_ended_by_itself_commits_nothing() -> No
         tx.write("insert into steps (customer, step) values (:customer, :step)", noted)
         if noted.step == 1:
             connection = await tx.native()
+            connection.set_authorizer(None)  # it would be refused
             connection.execute("rollback")
 
     async with harness(service, partitions=1) as app:

@@ -118,7 +118,7 @@ async def test_a_full_disk_ends_the_transaction_and_spoils_nothing(bench: Workbe
         db.execute(f"pragma max_page_count={int(str(pages)) + 2}")
         await unit.run(unit.unit.begin(speculative=False))
         await unit.sql(INSERT, {"number": 1, "note": "small"})
-        with pytest.raises(apsw.FullError):
+        with pytest.raises(StoreUnavailable, match="full"):
             await unit.sql(INSERT, {"number": 2, "note": "x" * 1_000_000})
         if not unit.alive:
             with pytest.raises(TransactionAborted):
@@ -128,13 +128,17 @@ async def test_a_full_disk_ends_the_transaction_and_spoils_nothing(bench: Workbe
     assert await bench.rows(store, NOTES) == []
 
 
-async def test_the_users_own_connection_cannot_commit_behind_our_back(bench: Workbench) -> None:
+@pytest.mark.parametrize("statement", ["commit", "rollback; begin immediate", "attach ':memory:' as other"])
+async def test_the_users_own_connection_cannot_end_our_transaction(bench: Workbench, statement: str) -> None:
     store = await bench.store()
     async with bench.begun(store) as unit:
         await unit.claim(claim(1))
-        native(unit).execute("commit")
-        with pytest.raises(TransactionAborted):
-            await unit.run(unit.unit.commit())
+        with pytest.raises(apsw.AuthError):
+            native(unit).execute(statement)
+        assert unit.alive
+        await unit.run(unit.unit.commit())
+    async with bench.unit(store) as unit:
+        assert await unit.claim(claim(1)) == [Verdict.DONE]
 
 
 async def test_a_constraint_that_is_checked_at_commit_fails_it_and_applies_nothing(bench: Workbench) -> None:

@@ -15,6 +15,7 @@ from eventkeel.engine.aside import whole
 from eventkeel.engine.context import Context
 from eventkeel.engine.faults import point
 from eventkeel.engine.inside import INSIDE
+from eventkeel.engine.lanes import DEATHS
 from eventkeel.engine.lifecycle import Part
 from eventkeel.engine.running import ERROR_TEXT, Deadline, Runner, error_text
 from eventkeel.engine.unit_of_work import UnitFailed, call_handler
@@ -90,6 +91,8 @@ class Due(Part):
         try:
             if head.lease.consumer == context.undecided:
                 return await self._tell_consumers(unit, head)
+            if head.suspect and await self._kills(unit, head):
+                return None
             return await self._run_consumer(unit, head, context.routes.by_name[head.lease.consumer])
         except (Fenced, CommitUnknown, StoreUnavailable) as error:
             for observer in context.observers:
@@ -97,6 +100,18 @@ class Due(Part):
             return None  # the lease runs out, and the inbox tells what happened
         finally:
             unit.close()
+
+    async def _kills(self, unit: Unit, head: Head) -> bool:
+        """A head whose last process died is counted before it runs; after three deaths it is a dead letter."""
+        held, name, now = head.held, head.lease.consumer, self.context.clock.now()
+        starts = await drive(whole(unit, unit.mark_attempt(name, held.event_id, now)), unit.connection)
+        if starts <= DEATHS:
+            return False
+        text = f"its process died {starts - 1} times while it ran alone"
+        outcome = HeadOutcome("dead", attempts=held.attempts, reason="kills-its-process", error=text)
+        await drive(outcome_unit(unit, head, outcome, now), unit.connection)
+        self._report(_delivery(held), held, name, held.attempts, "dead", 0.0, text)
+        return True
 
     async def _run_consumer(self, unit: Unit, head: Head, consumer: Consumer) -> Gone | None:
         context, held = self.context, head.held
@@ -246,6 +261,7 @@ def _finish(unit: Unit, head: Head, outcome: HeadOutcome, now: float) -> Program
     gone = yield from unit.finish_head(head.lease, head.held, outcome, now)
     if gone is Gone.LOST:
         raise GateLost(head.lease.key)
+    yield from unit.clear_attempt(head.lease.consumer, head.held.event_id)
     return gone
 
 

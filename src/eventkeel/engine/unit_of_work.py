@@ -16,7 +16,7 @@ from typing import NamedTuple
 from eventkeel.drive import Invoke, Program
 from eventkeel.engine.faults import point
 from eventkeel.engine.work import Work, conflict_id
-from eventkeel.errors import Fenced, TransactionAborted
+from eventkeel.errors import Fenced, StoreUnavailable, TransactionAborted
 from eventkeel.handling import QueuedWriteFailed, Scope, SyncTransaction, Transaction
 from eventkeel.message import Slice
 from eventkeel.ports.observer import Ending
@@ -203,6 +203,8 @@ def _check_alive(unit: Unit, scope: Scope, consumer: Consumer) -> None:
         raise scope.failed
     if scope.broken is not None:
         broken, scope.broken = scope.broken, None
+        if isinstance(broken, StoreUnavailable):
+            raise broken  # no fault of the handler's, and catching it was none either
         raise TransactionAborted(
             f"{consumer.name} caught an SQL error outside a savepoint and went on; nothing of this unit was "
             f"applied. Put the statement into 'with tx.savepoint():' and catch around it. The error was: {broken}"

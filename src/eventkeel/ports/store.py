@@ -167,6 +167,8 @@ class Head(msgspec.Struct, frozen=True):
     lease: GateLease
     held: Held
     until: float
+    suspect: bool = False
+    """Whoever had the gate before did not give it back: the head may kill its process."""
 
 
 class Parked(enum.Enum):

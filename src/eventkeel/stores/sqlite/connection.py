@@ -27,6 +27,16 @@ def fetch(db: apsw.Connection, sql: str, params: Sequence[Any] = ()) -> list[Row
     return rows
 
 
+_MACHINE = (apsw.FullError, apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError, apsw.CorruptError, apsw.BusyError)
+"""What says something of the disk or the file, and nothing against the statement."""
+
+
+def _refuse_transactions(operation: int, *_: str | None) -> int:
+    if operation in (apsw.SQLITE_TRANSACTION, apsw.SQLITE_ATTACH, apsw.SQLITE_DETACH):
+        return apsw.SQLITE_DENY
+    return apsw.SQLITE_OK
+
+
 class Handle:
     """One connection, and whether a transaction of ours has to be open on it."""
 
@@ -36,6 +46,7 @@ class Handle:
         """True between BEGIN and its end as we know it; None: closed for good."""
         self.doubtful = False
         """A commit or a rollback failed on it: nobody may have it again."""
+        self._lent = False
         self._readers: dict[str, Readers] = {}
 
     @property
@@ -63,10 +74,13 @@ class Handle:
             self._refuse()
         if kind is Kind.PIPELINE:
             return self._pipeline(params)
-        if kind is Kind.MANY:
-            before = native.total_changes()
-            return Reply(native.executemany(sql, params).fetchall(), native.total_changes() - before)
-        rows: list[Row] = native.execute(sql, params).fetchall()
+        try:
+            if kind is Kind.MANY:
+                before = native.total_changes()
+                return Reply(native.executemany(sql, params).fetchall(), native.total_changes() - before)
+            rows: list[Row] = native.execute(sql, params).fetchall()
+        except _MACHINE as error:
+            raise self._unavailable(error) from error
         if rows:
             return Reply(self._converted(sql, rows), len(rows))
         return Reply(rows, native.changes())
@@ -88,14 +102,32 @@ class Handle:
             for sql, params, _ in statements:
                 native.execute(sql, params).fetchall()
                 affected.append((native.changes(),))
+        except _MACHINE as error:
+            raise PipelineFailed(len(affected)) from self._unavailable(error)
         except Exception as error:
             raise PipelineFailed(len(affected)) from error
         return Reply(affected, len(affected))
+
+    def _unavailable(self, error: apsw.Error) -> StoreUnavailable:
+        return StoreUnavailable(f"{self.native.filename} cannot be used now: {type(error).__name__}: {error}")
+
+    def lend(self) -> apsw.Connection:
+        """The connection itself, for a user's own calls: what would end the engine's transaction is refused on it
+        until the unit ends it."""
+        self.native.set_authorizer(_refuse_transactions)
+        self._lent = True
+        return self.native
+
+    def _take_back(self) -> None:
+        if self._lent:
+            self._lent = False
+            self.native.set_authorizer(None)
 
     def _commit(self) -> None:
         native = self.native
         if not self.alive:
             raise TransactionAborted("SQLite had ended the transaction before its commit; nothing of it was applied")
+        self._take_back()
         try:
             native.execute("commit")
         except apsw.ConstraintError:
@@ -110,6 +142,7 @@ class Handle:
     def rollback(self) -> None:
         closed = self.begun is None
         try:
+            self._take_back()
             if self.native.in_transaction:
                 self.native.execute("rollback")
         except apsw.Error:
@@ -138,6 +171,8 @@ class Handle:
         self.begun = None
         with contextlib.suppress(Exception):
             self.native.interrupt()
+        with contextlib.suppress(Exception):
+            self._take_back()
         with contextlib.suppress(Exception):
             if self.native.in_transaction:
                 self.native.execute("rollback")

@@ -152,7 +152,7 @@ delete from eventkeel_outbox where id = ?
 update eventkeel_outbox set stuck = ? where id = ?
 
 -- name: due
-select g.consumer, g.topic, g.key from eventkeel_gate g
+select g.consumer, g.topic, g.key, g.owner from eventkeel_gate g
 where g.state = 'waiting' and g.due <= ?1 and g.consumer in (select value from json_each(?3)) and (g.owner = '' or g.until <= ?1
   or g.owner not in (select member from eventkeel_member where until > ?1))
 order by g.due limit ?2

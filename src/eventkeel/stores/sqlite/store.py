@@ -314,7 +314,7 @@ class SQLiteStore:
             return []
         heads: list[Head] = []
         async with self._transaction() as db:
-            for consumer, topic, key in fetch(db, SQL["due"], (now, limit, mine)):
+            for consumer, topic, key, owner in fetch(db, SQL["due"], (now, limit, mine)):
                 rows = fetch(db, SQL["head"], (consumer, topic, key))
                 if not rows:
                     db.execute(SQL["drop_gate"], (consumer, topic, key))
@@ -325,7 +325,8 @@ class SQLiteStore:
                     continue
                 lease = (member, now + ttl, consumer, topic, key)
                 epoch = fetch(db, SQL["lease_gate"], lease)[0][0]
-                heads.append(Head(GateLease(self._names[consumer], topic, key, epoch), held, now + ttl))
+                leased = GateLease(self._names[consumer], topic, key, epoch)
+                heads.append(Head(leased, held, now + ttl, suspect=owner not in ("", member)))
         return heads
 
     async def next_due(self, now: float) -> float | None:

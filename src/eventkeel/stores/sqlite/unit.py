@@ -59,7 +59,7 @@ class SQLiteUnit:
 
     @property
     def native(self) -> object:
-        return self._handle.native
+        return self._handle.lend()
 
     # -- the transaction -----------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-from eventkeel.errors import PositionError
+from eventkeel.errors import BrokerUnavailable, PositionError
 from eventkeel.message import Position, Slice
 from eventkeel.ports.transport import Arrival, Broken, Budget, Deliveries
 from eventkeel.transports.sqlite.reading import Page, Place, Unreadable
@@ -73,6 +73,8 @@ class SQLiteSubscription:
                     return Broken(str(error), error.fatal)
                 await self._wait(_BUSY_PAUSE)
                 continue
+            except BrokerUnavailable as error:
+                return Broken(str(error), fatal=not self._closed)
             if isinstance(arrival, (Deliveries, Broken)):
                 return arrival
             if not arrival:

@@ -62,6 +62,7 @@ class SQLiteTransport:
         self._writer: Writer | None = None
         self._wake: Wake | None = None
         self._pid = 0
+        self._file = (0, 0)
         self._timer: asyncio.TimerHandle | None = None
         self._subscriptions: list[SQLiteSubscription] = []
         self._turn = random.randrange(1 << 16)
@@ -93,7 +94,7 @@ class SQLiteTransport:
             self._wake.close()
             await writer.close(5.0)
             raise
-        self._writer = writer
+        self._writer, self._file = writer, self._which()
         with contextlib.suppress(OSError):  # no datagrams here: the poll does it alone
             self._wake.listen(loop, self._on_commit)
 
@@ -134,6 +135,22 @@ class SQLiteTransport:
             raise ConfigurationError(
                 f"the broker {self.path} was opened before a fork; open it in each process (SQLite's locks do not "
                 "survive a fork)"
+            )
+
+    def _which(self) -> tuple[int, int]:
+        """Which file lies at the path now; (0, 0): none."""
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            return 0, 0
+        return found.st_dev, found.st_ino
+
+    def _check_file(self) -> None:
+        """What is written to a file that nobody can open any more is lost. Raises BrokerUnavailable."""
+        if self._which() != self._file:
+            raise BrokerUnavailable(
+                f"the broker's file {self.path} was deleted or replaced while it was in use. Nothing more is sent or "
+                "taken; bring the file back, or restart everything that uses it"
             )
 
     @property
@@ -179,7 +196,9 @@ class SQLiteTransport:
             lambda connection: append_wave(connection, wave, now, caps, turn), weight=len(wave), news=True
         )
         try:
-            return await asyncio.wait_for(stored, deadline)
+            outcomes = await asyncio.wait_for(stored, deadline)
+            self._check_file()
+            return outcomes
         except TimeoutError:
             return [Unknown(f"the broker's file {self.path} was not written within {deadline:g} s")] * len(wave)
         except NotStored as error:
@@ -225,6 +244,7 @@ class SQLiteTransport:
 
     def look(self) -> int:
         """The file's version; moves inbound rows on their way where there are new ones."""
+        self._check_file()
         version = self.reader.version()
         if version != self._looked and self._moving is None:
             self._looked = version

@@ -1,0 +1,163 @@
+"""Troubles of the machine: a full disk, files that vanish, deliveries that kill, tasks that are cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import resource
+from pathlib import Path
+
+import apsw
+
+from eventkeel import Delivery, Retry, Service, Transaction
+from eventkeel.testing.harness import harness
+
+from .domain import SCHEMA, Noted, Paid, ordered, paying
+
+HELD = "select state, reason, attempts, error from eventkeel_held order by number"
+
+
+async def test_a_full_disk_uses_up_no_attempt() -> None:
+    service = Service("full", schema=SCHEMA, retry=Retry(attempts=1, in_place=()))
+    runs: list[int] = []
+
+    @service.on(Noted)
+    async def note(noted: Noted, tx: Transaction) -> None:
+        runs.append(1)
+        await tx.execute("insert into payments values (:n, 'x', 1)", {"n": f"{noted.step:09}" * 200_000})
+        tx.write("insert into steps (customer, step) values (:customer, :step)", noted)
+
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    async with harness(service) as app:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limit[1]))
+        try:
+            await app.publish(Noted(customer="c", step=1))
+            await app.until(lambda: len(runs) > 2)
+            assert await app.rows("select count(*) from steps") == [(0,)]
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        await app.until_quiet()
+        assert await app.rows(HELD) == []
+        assert await app.rows("select step from steps") == [(1,)]
+
+
+async def test_a_retry_that_kills_its_process_is_dead_after_three_deaths() -> None:
+    service = Service("mortal", schema=SCHEMA, retry=Retry(attempts=0, first=1.0, in_place=()))
+    runs: list[int] = []
+    deaths = asyncio.Event()
+
+    @service.on(Noted)
+    async def note(noted: Noted, tx: Transaction, delivery: Delivery) -> None:
+        if noted.step == 1:
+            if delivery.attempt == 1:
+                raise RuntimeError("parks")
+            runs.append(1)
+            deaths.set()
+            await asyncio.sleep(3600)
+        tx.write("insert into steps (customer, step) values (:customer, :step)", noted)
+
+    async with harness(service) as app:
+        await app.publish(*[Noted(customer=f"c{n}", step=n) for n in range(3)])
+        for _ in range(6):
+            waiting = asyncio.ensure_future(deaths.wait())
+            quiet = asyncio.ensure_future(app.until_quiet())
+            await asyncio.wait({waiting, quiet}, return_when=asyncio.FIRST_COMPLETED)
+            if quiet.done():
+                waiting.cancel()
+                break
+            quiet.cancel()
+            deaths.clear()
+            await app.crash()
+            await app.restart()
+        assert await app.rows("select reason from eventkeel_held") == [("kills-its-process",)]
+        assert sorted(await app.rows("select step from steps")) == [(0,), (2,)]
+
+
+async def test_a_broker_whose_file_was_taken_away_confirms_nothing(tmp_path: Path) -> None:
+    async with harness(paying(), folder=tmp_path) as app:
+        await app.publish(ordered(1))
+        await app.until_quiet()
+        os.unlink(tmp_path / "broker.sqlite3")
+        async with app.service.transaction() as tx:
+            tx.publish(Paid(number="x", customer="c"))
+        await asyncio.sleep(1.0)
+        left = await app.rows("select count(*) from eventkeel_outbox")
+        assert left == [(1,)]
+
+
+async def test_transactions_outside_that_are_cancelled_leave_the_store_free() -> None:
+    service = paying()
+    async with harness(service) as app:
+
+        async def client(n: int) -> None:
+            async with service.transaction() as tx:
+                tx.write("insert into payments values (:n, 'c', 1)", {"n": str(n)})
+                await asyncio.sleep(0.001)
+                tx.publish(Paid(number=str(n), customer="c"))
+                await tx.fetch_all("select 1")
+
+        rng = random.Random(1)
+        done = 0
+        for n in range(300):
+            task = asyncio.ensure_future(client(n))
+            for _ in range(rng.randrange(8)):
+                await asyncio.sleep(0)
+            if rng.random() < 0.7:
+                task.cancel()
+            (result,) = await asyncio.gather(task, return_exceptions=True)
+            done += result is None
+        await app.until_quiet()
+        assert await app.rows("select count(*) from payments") == [(done,)]
+        assert len(await app.published(Paid)) == done
+
+
+async def test_many_transactions_at_once_leave_no_crowd_of_connections() -> None:
+    service = paying()
+    async with harness(service) as app:
+
+        async def client(n: int) -> None:
+            async with service.transaction() as tx:
+                tx.write("insert into payments values (:n, 'c', 1)", {"n": str(n)})
+
+        await asyncio.gather(*[client(n) for n in range(200)])
+        assert len(os.listdir("/proc/self/fd")) < 120
+
+
+async def test_a_commit_on_the_drivers_connection_is_refused() -> None:
+    service = Service("native", schema=SCHEMA, retry=Retry(attempts=1, in_place=()))
+
+    @service.on(Noted)
+    async def note(noted: Noted, tx: Transaction) -> None:
+        tx.write("insert into steps (customer, step) values (:customer, :step)", noted)
+        native = await tx.native()
+        native.execute(["commit; begin immediate", "rollback; begin immediate", "commit", "rollback"][noted.step])
+        tx.publish(Paid(number="1", customer="c"))
+        raise RuntimeError("fails")
+
+    async with harness(service) as app:
+        await app.publish(*[Noted(customer=f"c{n}", step=n) for n in range(4)])
+        await app.until_quiet()
+        assert [row[0] for row in await app.rows(HELD)] == ["dead"] * 4
+        assert await app.rows("select count(*) from steps") == [(0,)]
+
+
+async def test_a_write_inside_a_savepoint_can_be_caught_when_a_read_sends_it() -> None:
+    service = Service("saving", schema=SCHEMA, retry=Retry(attempts=1, in_place=()))
+    caught: list[BaseException] = []
+
+    @service.on(Noted)
+    async def note(noted: Noted, tx: Transaction) -> None:
+        try:
+            async with tx.savepoint():
+                tx.write("insert into payments values (null, null, null)")
+                await tx.fetch_all("select 1")
+        except apsw.ConstraintError as error:
+            caught.append(error)
+        tx.write("insert into steps (customer, step) values (:customer, :step)", noted)
+
+    async with harness(service) as app:
+        await app.publish(Noted(customer="c", step=1))
+        await app.until_quiet()
+        assert caught
+        assert await app.rows("select step from steps") == [(1,)]
