@@ -11,6 +11,8 @@ import tempfile
 from pathlib import Path
 
 from shop.batch import INCONCLUSIVE, Outcome, Wish, run
+from shop.foreign import ForeignerGone
+from shop.placing import NoAnswer
 from shop.running import CannotRun, Place
 
 USAGE = """\
@@ -71,8 +73,8 @@ def main(argv: list[str] | None = None) -> int:
 
         place = Place(arguments.data or Path(".data"), arguments.broker, arguments.store)
         return run_live(place, arguments.port, json_line=arguments.json)
-    except CannotRun as error:
-        print(f"shop: {error}", file=sys.stderr)
+    except (CannotRun, NoAnswer, ForeignerGone) as error:
+        print(f"shop: {str(error) or 'the program that writes past Eventkeel has ended'}", file=sys.stderr)
         return INCONCLUSIVE
 
 

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -29,6 +30,14 @@ BLINK = 0.25
 """Seconds between two looks at the databases."""
 ROWS = 12
 
+DELIVERED = "select count(*) from messages where topic = 'order_events' and key = ?"
+PAID = "select count(*) from payments where order_id = ?"
+# Messages of an order that payments has not read yet, as far as the broker was told.
+UNREAD = """
+    select (select count(*) from inbound where topic = 'order_events' and key = ?1)
+         + (select count(*) from messages m
+            left join progress g on g.grp = 'payment-service-group' and g.topic = m.topic and g.partition = m.partition
+            where m.topic = 'order_events' and m.key = ?1 and m.position >= coalesce(g.position, 0))"""
 LATEST = """
     select order_id, user_id, amount, status from orders order by rowid desc limit ?"""
 
@@ -90,24 +99,24 @@ def _first_order(api: Api, foreigner: Foreigner, place: Place, stop: threading.E
     while not stop.is_set():
         if time.monotonic() > deadline:
             raise CannotRun(f"{FIRST.order_id} was delivered {delivered} times and paid {paid} times after 30 s")
-        delivered = _count(place, "broker", "select count(*) from messages where topic = 'order_events' and key = ?")
-        paid = _count(place, "payments", "select count(*) from payments where order_id = ?")
-        if delivered >= 3 and paid and _await_quiet(place, 0.5):
+        delivered, paid = _count(place.broker, DELIVERED), _count(place.stores[1], PAID)
+        if delivered >= 3 and paid and not _count(place.broker, UNREAD):
             break
         time.sleep(0.05)
-    paid = _count(place, "payments", "select count(*) from payments where order_id = ?")
+    if stop.is_set():
+        return
+    paid = _count(place.stores[1], PAID)
     times = {1: "once", 2: "TWICE"}.get(paid, f"{paid} TIMES")
     say(f"order {FIRST.order_id} of {FIRST.user_id} over 99.99: delivered {delivered} times, paid {times}")
 
 
-def _count(place: Place, where: str, sql: str) -> int:
-    path = place.broker if where == "broker" else place.stores[1]
+def _count(path: Path, sql: str) -> int:
     with _reading(path) as connection:
         return int(connection.execute(sql, (FIRST.order_id,)).fetchone()[0])
 
 
 @contextmanager
-def _reading(path: Any) -> Iterator[sqlite3.Connection]:
+def _reading(path: Path) -> Iterator[sqlite3.Connection]:
     connection = sqlite3.connect(f"file:{path.resolve()}?mode=ro", uri=True)
     try:
         yield connection

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -95,6 +96,31 @@ def test_the_shop_runs_until_ctrl_c_and_gives_its_verdict(tmp_path: Path) -> Non
         if shop.poll() is None:
             shop.kill()
             shop.communicate()
+
+
+@pytest.mark.slow
+def test_the_shop_starts_again_beside_what_others_left_in_its_broker(tmp_path: Path) -> None:
+    for turn in range(2):
+        command = [*SHOP, "--data", str(tmp_path), "--port", "0"]
+        shop = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        try:
+            assert shop.stdout is not None
+            assert any("paid once" in line for line in iter(shop.stdout.readline, ""))
+            began = time.monotonic()
+            shop.send_signal(signal.SIGINT)
+            _, errors = shop.communicate(timeout=60)
+            assert shop.returncode == 0, errors
+            assert time.monotonic() - began < 12
+        finally:
+            if shop.poll() is None:
+                shop.kill()
+                shop.communicate()
+        if turn == 0:
+            with sqlite3.connect(tmp_path / "broker.sqlite3") as broker:
+                broker.execute("insert into groups values ('stopped', 'another store')")
+                broker.execute("insert into subscriptions values ('stopped', 'order_events')")
+                broker.execute("insert into inbound (topic, body) values ('nowhere', '{}')")
+            broker.close()
 
 
 def test_a_broker_of_a_later_version_is_refused_with_its_reason() -> None:
