@@ -98,7 +98,7 @@ def _refuse_network_file_system(path: Path) -> None:
     if best[1] in NETWORK_FILESYSTEMS:
         raise ConfigurationError(
             f"{path} lies on a network file system ({best[1]}), where SQLite's locks do not hold; "
-            "choose a local folder with --data, or use PostgreSQL"
+            "choose a local folder with --data"
         )
 
 

@@ -1,1 +1,1 @@
-"""What operators may ask of a running system, and do to it. Every surface (command line, console) goes through here."""
+"""What operators may ask of a running system, and do to it: the one way in for every surface (so far: commands)."""

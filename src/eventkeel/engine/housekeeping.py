@@ -1,10 +1,10 @@
-"""Forgets what can be forgotten: applied inbox rows beyond their retention, in slices."""
+"""Forgets what can be forgotten: applied inbox rows beyond their retention, some at a time."""
 
 from __future__ import annotations
 
 from eventkeel.engine.lifecycle import Part
 
-SLICE = 5000
+AT_ONCE = 5000
 EVERY = 60.0
 
 
@@ -14,5 +14,5 @@ class Housekeeping(Part):
     async def run_once(self) -> None:
         context = self.context
         before = context.clock.now() - context.numbers.retention
-        forgotten = await context.store.purge(before=before, limit=SLICE)
-        await self.pause(0.05 if forgotten == SLICE else EVERY)
+        forgotten = await context.store.purge(before=before, limit=AT_ONCE)
+        await self.pause(0.05 if forgotten == AT_ONCE else EVERY)

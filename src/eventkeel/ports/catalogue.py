@@ -1,4 +1,4 @@
-"""Questions and actions of operators: the only way that admin/ (and so CLI and console) reaches a store."""
+"""Questions and actions of operators: the only way that admin/ (and so the command line) reaches a store."""
 
 from __future__ import annotations
 
