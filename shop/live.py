@@ -43,7 +43,7 @@ LATEST = """
 
 
 def run_live(place: Place, wanted_port: int, *, json_line: bool = False) -> int:
-    """Blocks until Ctrl-C (or SIGTERM). 0: the ledger balances; 1: it does not."""
+    """Blocks until Ctrl-C (or SIGTERM, or the terminal is closed). 0: the ledger balances; 1: it does not."""
     port = choose_port(wanted_port)
     say(f"starting orders and payments; their files are in {place.data}")
     running = Running(place, port)
@@ -86,6 +86,7 @@ def _stop_signal() -> threading.Event:
 
     signal.signal(signal.SIGINT, ask)
     signal.signal(signal.SIGTERM, ask)
+    signal.signal(signal.SIGHUP, ask)
     return stop
 
 

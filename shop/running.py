@@ -1,4 +1,9 @@
-"""The shop's services as processes: one supervisor (``eventkeel run``) with its children."""
+"""The shop's services as processes: one supervisor (``eventkeel run``) with its children.
+
+    python -m shop.running run …          eventkeel run …, until its standard input is closed
+
+So nothing goes on when the shop itself is killed.
+"""
 
 from __future__ import annotations
 
@@ -60,16 +65,22 @@ class Running:
         self.log = place.data / "shop.log"
         self._port = port
         options = [part for name, value in place.settings().items() for part in (f"--{name}", value)]
-        self._command = [sys.executable, "-m", "eventkeel", "run", *SERVICES, "--workers", str(workers)]
+        self._command = [sys.executable, "-m", "shop.running", "run", *SERVICES, "--workers", str(workers)]
         self._command += ["--http", f"{HOST}:{port}", *options]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, patience: float = 30.0) -> None:
         """Returns when the API answers. Raises CannotRun."""
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("ab") as log:
+        try:
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            log = self.log.open("ab")
+        except OSError as error:
+            raise CannotRun(f"{self.log} cannot be written: {error.strerror}; choose another --data") from error
+        with log:
             # A session of its own: Ctrl-C is ours to answer, first by a verdict.
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, start_new_session=True)
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
+            )
         deadline = time.monotonic() + patience
         while not listens(self._port):
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -115,3 +126,15 @@ def choose_port(wanted: int) -> int:
                 continue
             return int(probe.getsockname()[1])
     raise CannotRun("no free port on 127.0.0.1")
+
+
+def main() -> None:
+    from eventkeel.cli.root import main as eventkeel
+    from eventkeel.supervise import end_with_parent
+
+    end_with_parent()
+    eventkeel(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    main()

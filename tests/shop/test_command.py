@@ -18,6 +18,7 @@ import pytest
 
 from shop.batch import Outcome
 from shop.ledger import Ledger
+from shop.running import listens
 
 SHOP = [sys.executable, "-m", "shop"]
 FINE = Ledger(
@@ -121,6 +122,28 @@ def test_the_shop_starts_again_beside_what_others_left_in_its_broker(tmp_path: P
                 broker.execute("insert into subscriptions values ('stopped', 'order_events')")
                 broker.execute("insert into inbound (topic, body) values ('nowhere', '{}')")
             broker.close()
+
+
+@pytest.mark.slow
+def test_nothing_goes_on_when_the_shop_itself_is_killed(tmp_path: Path) -> None:
+    command = [*SHOP, "--data", str(tmp_path), "--port", "0"]
+    shop = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert shop.stdout is not None
+    address = next(line for line in shop.stdout if "http://" in line).split("http://")[1].split("/")[0]
+    shop.kill()
+    shop.communicate()
+    deadline = time.monotonic() + 30
+    while listens(int(address.rpartition(":")[2])):
+        assert time.monotonic() < deadline, "the services went on"
+        time.sleep(0.1)
+
+
+def test_a_folder_that_cannot_be_is_refused_and_proves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    ran = subprocess.run([*SHOP, "--data", str(tmp_path / "file")], capture_output=True, text=True, check=False)
+    assert ran.returncode == 2
+    assert "choose another --data" in ran.stderr
+    assert "Traceback" not in ran.stderr
 
 
 def test_a_broker_of_a_later_version_is_refused_with_its_reason() -> None:
