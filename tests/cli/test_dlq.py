@@ -73,6 +73,9 @@ def test_poison_from_a_foreign_program_is_listed_with_its_bytes(place: Place) ->
         for said in (place.say("dlq", "list", SAMPLE), place.say("dlq", "show", SAMPLE, number)):
             assert said.code == 0
             assert "\x1b" not in said.out, "a foreign key must not colour an operator's screen"
+        assert place.say("publish", "--raw", "--topic", "cli_bookings", "{not json either").code == 0
+        until(lambda: len(letters(place)) == 2, "another dead letter")
+        assert letters(place)[1]["key"] is None
 
 
 def test_what_is_not_there_is_said(place: Place) -> None:

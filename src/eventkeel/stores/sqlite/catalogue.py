@@ -99,7 +99,7 @@ def _letter(row: Row, *, with_body: bool) -> DeadLetter:
         topic=topic,
         partition=partition,
         position=position,
-        key=_text(key),
+        key=None if key == event_id else _text(key),  # what came without a key waits under its id
         type=type,
         reason=reason,
         error=error,
