@@ -30,7 +30,6 @@ LOCK_PATIENCE = 30.0
 """Seconds to wait for another writer before the unit is given up as retryable."""
 
 _PRAGMAS = (
-    "pragma journal_mode=wal",
     "pragma synchronous=full",
     "pragma foreign_keys=on",
     "pragma trusted_schema=off",
@@ -71,8 +70,9 @@ def connect(path: str | Path, *, readonly: bool = False) -> apsw.Connection:
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise ConfigurationError(f"{path} cannot be written by this user{_ELSEWHERE}")
     connection = apsw.Connection(str(path))
-    connection.set_busy_timeout(10_000)  # for the switch to WAL, which several processes may try at once
+    connection.set_busy_timeout(10_000)
     try:
+        _switch_to_wal(connection)
         for pragma in _PRAGMAS:
             connection.execute(pragma)
     except apsw.NotADBError as error:
@@ -83,6 +83,20 @@ def connect(path: str | Path, *, readonly: bool = False) -> apsw.Connection:
         connection.execute("pragma checkpoint_fullfsync=on")
     connection.set_busy_timeout(0)  # from here on we wait ourselves: SQLite's own sleeps are long and unfair
     return connection
+
+
+def _switch_to_wal(connection: apsw.Connection) -> None:
+    """Several processes may open a new file at once, and SQLite's own waiting does not cover this switch."""
+    deadline, tries = time.monotonic() + LOCK_PATIENCE, 0
+    while True:
+        try:
+            connection.execute("pragma journal_mode=wal")
+            return
+        except apsw.BusyError:
+            if time.monotonic() > deadline:
+                raise
+        tries += 1
+        time.sleep(_pause(tries))
 
 
 def _refuse_network_file_system(path: Path) -> None:
