@@ -114,7 +114,7 @@ async def test_transactions_outside_that_are_cancelled_leave_the_store_free() ->
 
 async def test_many_transactions_at_once_leave_no_crowd_of_connections() -> None:
     service = paying()
-    async with harness(service) as app:
+    async with harness(service):
 
         async def client(n: int) -> None:
             async with service.transaction() as tx:
