@@ -8,10 +8,13 @@ So nothing goes on when the shop itself is killed.
 from __future__ import annotations
 
 import dataclasses
+import os
+import runpy
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -129,11 +132,15 @@ def choose_port(wanted: int) -> int:
 
 
 def main() -> None:
-    from eventkeel.cli.root import main as eventkeel
-    from eventkeel.supervise import end_with_parent
+    """``python -m eventkeel`` with the same arguments, told to stop when whoever started it is gone."""
 
-    end_with_parent()
-    eventkeel(sys.argv[1:])
+    def watch() -> None:
+        while os.read(0, 1024):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+    runpy.run_module("eventkeel", run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":
