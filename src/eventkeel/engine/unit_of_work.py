@@ -64,7 +64,6 @@ def unit_of_work(
     point("unit.before_begin")
     yield from unit.begin(speculative=len(works) > 1)
     budget.begun()
-    index: int | None = None
     try:
         point("unit.begun")
         if lost := (yield from unit.fence(group, {work.share.slice: work.share.epoch for work in works})):
@@ -74,29 +73,10 @@ def unit_of_work(
             yield from unit.exclude(consumer.name, sorted({work.key for work in works if work.key is not None}))
         verdicts = yield from unit.claim(consumer.name, [work.claim() for work in works], scope.now)
         point("unit.claimed")
-        if consumer.batch:
-            endings = yield from _handle_together(unit, scope, works, verdicts, consumer, budget.cap)
-        else:
-            endings = [None] * len(works)
-            again: set[bytes | None] = set()
-            closes = budget.clock() + budget.seconds
-            for index, (work, verdict) in enumerate(zip(works, verdicts, strict=True)):
-                if verdict is Verdict.NEW:
-                    yield from call_handler(unit, scope, work, consumer, index)
-                    endings[index] = "applied"
-                    if index + 1 < len(works) and budget.clock() > closes:
-                        rest = range(index + 1, len(works))
-                        yield from unit.unclaim(
-                            consumer.name, [works[i].event_id for i in rest if verdicts[i] is Verdict.NEW]
-                        )
-                        break
-                elif work.key not in again:  # what follows on a key must not pass what is handed in again
-                    endings[index] = yield from _set_aside(unit, work, verdict, scope.now, budget.cap)
-                    if endings[index] is None:
-                        again.add(work.key)
-            if works[0].marked:
-                yield from unit.clear_attempt(consumer.name, works[0].event_id)
-            index = None
+        handle = _handle_together if consumer.batch else _handle_each
+        endings = yield from handle(unit, scope, works, verdicts, consumer, budget)
+        if works[0].marked:
+            yield from unit.clear_attempt(consumer.name, works[0].event_id)
         point("unit.handled")
         yield from scope.flush()
         yield from unit.append(scope.records, scope.now)
@@ -107,9 +87,9 @@ def unit_of_work(
         raise UnitFailed(failed.index, failed.cause) from failed.cause
     except Exception as error:
         yield from unit.rollback()
-        if isinstance(error, FencedOff):
+        if isinstance(error, FencedOff | UnitFailed):
             raise
-        raise UnitFailed(index, error) from error
+        raise UnitFailed(None, error) from error
     except BaseException:
         yield from unit.rollback()
         raise
@@ -117,6 +97,31 @@ def unit_of_work(
         scope.close()
         point("unit.over")
     point("unit.committed")
+    return endings
+
+
+def _handle_each(
+    unit: Unit, scope: Scope, works: Sequence[Work], verdicts: Sequence[Verdict], consumer: Consumer, budget: Budget
+) -> Program[list[Ending | None]]:
+    """One after another, in order; no savepoints. A failure is the blame of the delivery that ran."""
+    endings: list[Ending | None] = [None] * len(works)
+    again: set[bytes | None] = set()
+    closes = budget.clock() + budget.seconds
+    for index, (work, verdict) in enumerate(zip(works, verdicts, strict=True)):
+        try:
+            if verdict is Verdict.NEW:
+                yield from call_handler(unit, scope, work, consumer, index)
+                endings[index] = "applied"
+            elif work.key not in again:  # what follows on a key must not pass what is handed in again
+                endings[index] = yield from _set_aside(unit, work, verdict, scope.now, budget.cap)
+                if endings[index] is None:
+                    again.add(work.key)
+        except Exception as error:
+            raise UnitFailed(index, error) from error
+        if budget.clock() > closes and index + 1 < len(works):
+            rest = zip(works[index + 1 :], verdicts[index + 1 :], strict=True)
+            yield from unit.unclaim(consumer.name, [w.event_id for w, verdict in rest if verdict is Verdict.NEW])
+            break
     return endings
 
 
@@ -155,7 +160,7 @@ def _invoke(consumer: Consumer, invoke: Invoke) -> Program[None]:
 
 
 def _handle_together(
-    unit: Unit, scope: Scope, works: Sequence[Work], verdicts: Sequence[Verdict], consumer: Consumer, cap: int
+    unit: Unit, scope: Scope, works: Sequence[Work], verdicts: Sequence[Verdict], consumer: Consumer, budget: Budget
 ) -> Program[list[Ending | None]]:
     """A handler of list[Event] gets the claimed ones, in order, once. Any failure in it is blame unknown."""
     endings: list[Ending | None] = []
@@ -163,7 +168,7 @@ def _handle_together(
         if verdict is Verdict.NEW:
             endings.append("applied")
         else:
-            endings.append((yield from _set_aside(unit, work, verdict, scope.now, cap)))
+            endings.append((yield from _set_aside(unit, work, verdict, scope.now, budget.cap)))
     fresh = [work for work, verdict in zip(works, verdicts, strict=True) if verdict is Verdict.NEW]
     if fresh:
         tx = SyncTransaction(scope, 0) if consumer.sync else Transaction(scope, 0)
