@@ -132,22 +132,27 @@ _actor_option = click.option(
 @dlq.command(
     "redrive",
     cls=Command,
-    examples=(("eventkeel dlq redrive shop.payments:service 7", "after the cause is mended"),),
+    examples=(
+        ("eventkeel dlq redrive shop.payments:service 7", "after the cause is mended"),
+        ("eventkeel dlq redrive shop.payments:service 7 8 9", "several, in this order"),
+    ),
 )
 @service_argument
-@click.argument("number", type=click.IntRange(min=1))
+@click.argument("numbers", type=click.IntRange(min=1), nargs=-1, required=True, metavar="NUMBER...")
 @_actor_option
 @json_option
 @configured
-def redrive(reference: str, number: int, actor: Actor, as_json: bool, config: Config) -> int:
-    """Send a dead letter through again, under the same id: what took effect once does not do so again."""
+def redrive(reference: str, numbers: tuple[int, ...], actor: Actor, as_json: bool, config: Config) -> int:
+    """Send dead letters through again, under the same ids: what took effect once does not do so again."""
 
-    async def act(service: Service) -> DeadLetter:
+    async def act(service: Service) -> None:
         async with desk(service, config, actor) as open_desk:
-            return await open_desk.act.redrive(number)
+            for number in numbers:
+                letter = await open_desk.act.redrive(number)
+                behind = f"; {letter.blocked} wait behind it" if letter.blocked else ""
+                _report(letter, "redriven", behind, actor, as_json)
 
-    letter = asyncio.run(act(load(reference)))
-    _report(letter, "redriven", f"; {letter.blocked} wait behind it" if letter.blocked else "", actor, as_json)
+    asyncio.run(act(load(reference)))
     return 0
 
 

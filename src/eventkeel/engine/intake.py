@@ -83,7 +83,8 @@ class Intake(Part):
                 self._put_refusal(delivery, share, now, refusal, unknown.type)
             return
         except MalformedMessage as malformed:
-            self._put_refusal(delivery, share, now, Refusal(malformed.reason, str(malformed), waits=False), "")
+            refusal = Refusal(malformed.reason, str(malformed), waits=False)
+            self._put_refusal(delivery, share, now, refusal, _claimed_type(delivery))
             return
         consumers = self.context.routes.of(topic, decoded.type)
         if not consumers:
@@ -125,3 +126,11 @@ class Intake(Part):
         self._ownership.passed_over(share)
         for observer in self.context.observers:
             observer.done(tell(delivery, PLACE.bytes, type, 1, ""), "ignored", 0.0)
+
+
+def _claimed_type(delivery: Delivery) -> str:
+    """What a message that cannot be read says it is: for people who look at its dead letter."""
+    try:
+        return (delivery.headers.text("ce_type") or "")[:200]
+    except Exception:  # its headers cannot be read either
+        return ""

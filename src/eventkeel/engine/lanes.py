@@ -18,7 +18,7 @@ from eventkeel.engine.faults import point
 from eventkeel.engine.inside import INSIDE
 from eventkeel.engine.lifecycle import Part
 from eventkeel.engine.running import ERROR_TEXT, Deadline, GivenUp, Runner, error_text
-from eventkeel.engine.unit_of_work import Budget, FencedOff, UnitFailed, unit_of_work
+from eventkeel.engine.unit_of_work import FencedOff, UnitFailed, UnitLimits, unit_of_work
 from eventkeel.engine.work import Share, Work
 from eventkeel.errors import CommitUnknown, StoreUnavailable
 from eventkeel.message import Slice
@@ -160,11 +160,15 @@ class Lane(Part):
                 self._discard()
                 troubles += 1
                 self._report(error)
+                for work in part:
+                    work.renew()
                 todo.appendleft(part)
                 if self._stopping:
                     return
                 await self.context.clock.sleep(min(2.0, 0.02 * 2 ** min(troubles, 10)) * (0.5 + self.context.dice()))
             except UnitFailed as failed:
+                for work in part:
+                    work.renew()
                 if len(part) > 1:
                     todo.extendleft(reversed(split(part, failed.index)))
                 elif await self._failed_alone(part[0], failed.cause):
@@ -181,9 +185,9 @@ class Lane(Part):
         scope = self.context.scope(unit, works, consumer.name)
         numbers = self.context.numbers
         deadline = Deadline(numbers.deadline, sync=consumer.sync)
-        budget = Budget(numbers.unit_seconds, clock.monotonic, numbers.key_cap, deadline.begun)
+        limits = UnitLimits(numbers.unit_seconds, clock.monotonic, numbers.key_cap, deadline.begun)
         began = clock.monotonic()
-        program = unit_of_work(unit, scope, works, consumer, self.context.group, budget)
+        program = unit_of_work(unit, scope, works, consumer, self.context.group, limits)
         try:
             endings = await self._runner.run(program, unit, scope, deadline)
         except GivenUp:

@@ -43,7 +43,7 @@ class FencedOff(Fenced):
         self.slices = slices
 
 
-class Budget(NamedTuple):
+class UnitLimits(NamedTuple):
     """What one unit may take: seconds after which it takes no further delivery, and how many
     deliveries may wait behind one gate. ``begun`` is called when the transaction is open."""
 
@@ -54,7 +54,7 @@ class Budget(NamedTuple):
 
 
 def unit_of_work(
-    unit: Unit, scope: Scope, works: Sequence[Work], consumer: Consumer, group: str, budget: Budget
+    unit: Unit, scope: Scope, works: Sequence[Work], consumer: Consumer, group: str, limits: UnitLimits
 ) -> Program[list[Ending | None]]:
     """Handle ``works`` of one consumer in one transaction; what became of each.
 
@@ -63,7 +63,7 @@ def unit_of_work(
     """
     point("unit.before_begin")
     yield from unit.begin(speculative=len(works) > 1)
-    budget.begun()
+    limits.begun()
     try:
         point("unit.begun")
         if lost := (yield from unit.fence(group, {work.share.slice: work.share.epoch for work in works})):
@@ -74,7 +74,7 @@ def unit_of_work(
         verdicts = yield from unit.claim(consumer.name, [work.claim() for work in works], scope.now)
         point("unit.claimed")
         handle = _handle_together if consumer.batch else _handle_each
-        endings = yield from handle(unit, scope, works, verdicts, consumer, budget)
+        endings = yield from handle(unit, scope, works, verdicts, consumer, limits)
         if works[0].marked:
             yield from unit.clear_attempt(consumer.name, works[0].event_id)
         point("unit.handled")
@@ -101,24 +101,24 @@ def unit_of_work(
 
 
 def _handle_each(
-    unit: Unit, scope: Scope, works: Sequence[Work], verdicts: Sequence[Verdict], consumer: Consumer, budget: Budget
+    unit: Unit, scope: Scope, works: Sequence[Work], verdicts: Sequence[Verdict], consumer: Consumer, limits: UnitLimits
 ) -> Program[list[Ending | None]]:
     """One after another, in order; no savepoints. A failure is the blame of the delivery that ran."""
     endings: list[Ending | None] = [None] * len(works)
     again: set[bytes | None] = set()
-    closes = budget.clock() + budget.seconds
+    closes = limits.clock() + limits.seconds
     for index, (work, verdict) in enumerate(zip(works, verdicts, strict=True)):
         try:
             if verdict is Verdict.NEW:
                 yield from call_handler(unit, scope, work, consumer, index)
                 endings[index] = "applied"
             elif work.key not in again:  # what follows on a key must not pass what is handed in again
-                endings[index] = yield from _set_aside(unit, work, verdict, scope.now, budget.cap)
+                endings[index] = yield from _set_aside(unit, work, verdict, scope.now, limits.cap)
                 if endings[index] is None:
                     again.add(work.key)
         except Exception as error:
             raise UnitFailed(index, error) from error
-        if budget.clock() > closes and index + 1 < len(works):
+        if limits.clock() > closes and index + 1 < len(works):
             rest = zip(works[index + 1 :], verdicts[index + 1 :], strict=True)
             yield from unit.unclaim(consumer.name, [w.event_id for w, verdict in rest if verdict is Verdict.NEW])
             break
@@ -160,7 +160,7 @@ def _invoke(consumer: Consumer, invoke: Invoke) -> Program[None]:
 
 
 def _handle_together(
-    unit: Unit, scope: Scope, works: Sequence[Work], verdicts: Sequence[Verdict], consumer: Consumer, budget: Budget
+    unit: Unit, scope: Scope, works: Sequence[Work], verdicts: Sequence[Verdict], consumer: Consumer, limits: UnitLimits
 ) -> Program[list[Ending | None]]:
     """A handler of list[Event] gets the claimed ones, in order, once. Any failure in it is blame unknown."""
     endings: list[Ending | None] = []
@@ -168,7 +168,7 @@ def _handle_together(
         if verdict is Verdict.NEW:
             endings.append("applied")
         else:
-            endings.append((yield from _set_aside(unit, work, verdict, scope.now, budget.cap)))
+            endings.append((yield from _set_aside(unit, work, verdict, scope.now, limits.cap)))
     fresh = [work for work, verdict in zip(works, verdicts, strict=True) if verdict is Verdict.NEW]
     if fresh:
         tx = SyncTransaction(scope, 0) if consumer.sync else Transaction(scope, 0)
