@@ -152,3 +152,21 @@ async def test_a_broker_that_was_made_anew_is_read_from_its_beginning_when_asked
         await app.publish(ordered("last", "c"))
         await app.until_quiet()
         assert await app.rows("select count(*) from payments") == [(27,)]
+
+
+async def test_leases_from_before_the_clock_was_put_back_hold_nobody_up() -> None:
+    journal = Journal(Retry(attempts=0, first=1.0, in_place=()))
+    journal.failing = {("b", 0): 3}
+    async with harness(journal.service, lease=1.0) as app:
+        await app.publish(Noted(customer="b", step=0))
+        await app.until_quiet(retries=False)
+        ownership, store, group = app.runtime.ownership, app.runtime.store, app.service.group
+        assert ownership is not None
+        later = app.clock.now() + 3600
+        await store.lease(group, "of yesterday", {}, ttl=1.0, now=later)
+        await store.take(group, "of yesterday", [*ownership.shares, *ownership.relays], ttl=1.0, now=later, force=True)
+        await store.due(["journal/note"], "of yesterday", limit=9, ttl=1.0, now=later)
+        await app.publish(Noted(customer="a", step=0))
+        await app.until_quiet()
+        assert await app.rows(STEPS, {"customer": "a"}) == [(0,)]
+        assert await app.rows(STEPS, {"customer": "b"}) == [(0,)]

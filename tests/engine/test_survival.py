@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 import threading
 import time
@@ -11,11 +12,13 @@ from typing import Any
 
 import pytest
 
-from eventkeel import Fenced, Retry, Service, SyncTransaction, Transaction
+from eventkeel import Fenced, Retry, Service, SyncTransaction, Transaction, event
 from eventkeel.testing.harness import harness
 
 from .domain import SCHEMA, Noted
+from .test_failures import together
 
+LISTS = "create table if not exists lists (name text, size int)"
 ALL = "select step from steps order by step"
 HELD = "select state, reason, attempts, error from eventkeel_held order by number"
 
@@ -150,3 +153,25 @@ async def test_waiting_for_the_database_is_not_the_handlers_time() -> None:
         await app.until_quiet()
         assert await app.rows(HELD) == []
         assert await app.rows(ALL) == [(0,), (1,), (2,)]
+
+
+@event(topic="lists", key="name")
+@dataclasses.dataclass
+class Listed:
+    name: str
+    items: list[int]
+
+
+async def test_what_a_handler_changes_in_its_event_is_gone_with_its_unit() -> None:
+    service = Service("lists", schema=LISTS, retry=Retry(attempts=1, in_place=()))
+
+    @service.on(Listed)
+    async def extend(listed: Listed, tx: Transaction) -> None:
+        listed.items.append(0)
+        tx.write("insert into lists values (:name, :size)", {"name": listed.name, "size": len(listed.items)})
+        if listed.name == "bad":
+            raise RuntimeError("and the whole batch is rolled back")
+
+    async with harness(service, partitions=1) as app:
+        await together(app, Listed("a", []), Listed("bad", []), Listed("b", []))
+        assert await app.rows("select name, size from lists order by name") == [("a", 1), ("b", 1)]

@@ -18,7 +18,7 @@ import apsw
 import pytest
 
 from eventkeel import _sqlite
-from eventkeel.errors import ConfigurationError, PositionError
+from eventkeel.errors import BrokerUnavailable, ConfigurationError, PositionError
 from eventkeel.message import Delivery, Headers, Outgoing, Position, Slice
 from eventkeel.ports.transport import Broken, Budget, Deliveries, Sent, Span, TopicWant, Topology, Transport, Unknown
 from eventkeel.testing.transport_kit import (
@@ -425,6 +425,19 @@ async def test_work_that_fails_harms_no_neighbour(tmp_path: Path) -> None:
     await writer.close(5.0)
     with pytest.raises(NotStored):
         await writer.submit(lambda c: None)
+
+
+async def test_work_that_leaves_its_transaction_in_disorder_stops_no_other(tmp_path: Path) -> None:
+    writer = Writer(lambda: _sqlite.connect(tmp_path / "file"), lambda: None)
+    await writer.open()
+
+    def disorder(connection: apsw.Connection) -> None:
+        connection.execute("release work")
+
+    with pytest.raises(BrokerUnavailable):
+        await asyncio.wait_for(writer.submit(disorder), 5)
+    await asyncio.wait_for(writer.submit(lambda connection: connection.execute("create table t (x)")), 5)
+    await writer.close(1.0)
 
 
 async def test_where_sqlite_ends_the_transaction_itself_nobody_is_told_that_it_was_stored(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID, uuid5
 
+from eventkeel import codec
 from eventkeel.message import Delivery, Position, Slice
 from eventkeel.policy.watermark import Watermark
 from eventkeel.ports.store import Claim, Held
@@ -127,6 +128,11 @@ class Work:
     @property
     def delivery(self) -> Delivery:
         return self.arrived.delivery
+
+    def renew(self) -> None:
+        """Read the event again: a handler may have changed it before its unit was rolled back."""
+        if self.consumer is not None:
+            self.event = codec.decode(self.arrived.delivery).event
 
     def claim(self) -> Claim:
         arrived = self.arrived

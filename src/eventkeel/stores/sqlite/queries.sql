@@ -103,7 +103,8 @@ on conflict do update set until = excluded.until
 delete from eventkeel_member where grp = ? and until < ?
 
 -- name: members
-select member from eventkeel_member where grp = ? and until > ? order by member
+-- alive: until lies ahead, but not so far that the clock must have been put back since
+select member from eventkeel_member where grp = ? and until > ? and until < ? order by member
 
 -- name: leave
 delete from eventkeel_member where grp = ? and member = ?
@@ -154,7 +155,7 @@ update eventkeel_outbox set stuck = ? where id = ?
 -- name: due
 select g.consumer, g.topic, g.key, g.owner from eventkeel_gate g
 where g.state = 'waiting' and g.due <= ?1 and g.consumer in (select value from json_each(?3)) and (g.owner = '' or g.until <= ?1
-  or g.owner not in (select member from eventkeel_member where until > ?1))
+  or g.until > ?4 or g.owner not in (select member from eventkeel_member where until > ?1))
 order by g.due limit ?2
 
 -- name: lease_gate

@@ -219,7 +219,7 @@ class SQLiteStore:
             for slice in slices:
                 rows = fetch(db, SQL["owner"], (group, *slice))
                 owner, epoch, position, incarnation, until = rows[0] if rows else ("", 0, None, "", 0.0)
-                if owner not in ("", member) and until > now and not force:
+                if owner not in ("", member) and now < until < _latest(now, ttl) and not force:
                     continue
                 db.execute(SQL["take"], (group, *slice, member, epoch + 1, now + ttl))
                 suspect = owner not in ("", member)
@@ -235,7 +235,7 @@ class SQLiteStore:
                 for slice, epoch in held.items()
                 if not fetch(db, SQL["renew"], (now + ttl, group, *slice, member, epoch))
             ]
-            members = tuple(name for (name,) in db.execute(SQL["members"], (group, now)))
+            members = tuple(name for (name,) in db.execute(SQL["members"], (group, now, _latest(now, ttl))))
             owners = tuple(
                 OwnerRow(Slice(topic, partition, generation), owner, epoch, until, position)
                 for topic, partition, generation, owner, epoch, until, position in db.execute(SQL["owners"], (group,))
@@ -310,11 +310,11 @@ class SQLiteStore:
 
     async def due(self, consumers: Sequence[str], member: str, *, limit: int, ttl: float, now: float) -> list[Head]:
         mine = json.dumps(self._numbers(consumers))
-        if not self._ask("due", (now, 1, mine)):
+        if not self._ask("due", (now, 1, mine, _latest(now, ttl))):
             return []
         heads: list[Head] = []
         async with self._transaction() as db:
-            for consumer, topic, key, owner in fetch(db, SQL["due"], (now, limit, mine)):
+            for consumer, topic, key, owner in fetch(db, SQL["due"], (now, limit, mine, _latest(now, ttl))):
                 rows = fetch(db, SQL["head"], (consumer, topic, key))
                 if not rows:
                     db.execute(SQL["drop_gate"], (consumer, topic, key))
@@ -366,6 +366,11 @@ class SQLiteStore:
             # With the age once more: another process may have purged meanwhile, and a new event have the number.
             db.executemany(SQL["purge"], [(id, before) for id in old])
             return db.total_changes() - at_first
+
+
+def _latest(now: float, ttl: float) -> float:
+    """No lease that was given by today's clock ends later; what does, is from before the clock was put back."""
+    return now + 10 * ttl + 60.0
 
 
 def _explained(error: Exception, compiled: Compiled, params: Any) -> TransactionError:

@@ -114,11 +114,18 @@ class Writer:
                     _settle(job, _not_stored(error))
                 self._waiting.clear()
                 continue
-            await self._commit_together(self._connection, self._take())
+            jobs = self._take()
+            try:
+                await self._commit_together(self._connection, jobs)
+            except Exception as error:  # whatever it is: nobody waits for ever, and the next ones have their turn
+                for job in jobs:
+                    _settle(job, MaybeStored(f"{type(error).__name__}: {error}"))
 
     async def _begin(self, connection: apsw.Connection) -> None:
         """Wait for the lock as long as anybody waits for us."""
         until = time.monotonic() + LOCK_PATIENCE
+        if connection.in_transaction:  # of work that ended in a way nobody expected
+            connection.execute("rollback")
         while True:
             try:
                 return await begin_immediate_async(connection, _ATTEMPT)
