@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import cProfile
 import gc
 import json
 import sys
@@ -19,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import twin, where
+from benchmarks import twin
 from benchmarks.job import (
     PARTITIONS,
     TOPIC_IN,
@@ -35,6 +34,7 @@ from benchmarks.job import (
     orders,
 )
 from benchmarks.services import payments
+from benchmarks.where import Sampler
 from eventkeel.app import Runtime, open_transport
 from eventkeel.config import Config
 from eventkeel.message import Headers, Outgoing, Slice
@@ -78,7 +78,7 @@ class _Confirmed:
         return removed
 
 
-async def handle(settings: Config, count: int, profile: cProfile.Profile | None) -> Run:
+async def handle(settings: Config, count: int, profile: Sampler | None) -> Run:
     """Start the service on a filled topic and wait until everything is handled, sent and removed."""
     runtime = Runtime(payments, settings)
     confirmed = _Confirmed(runtime, count)
@@ -116,7 +116,7 @@ def run_loop(coroutine: Any) -> Any:
         return runner.run(coroutine)
 
 
-def measure(inputs: list[Input], batch: int, profile: cProfile.Profile | None = None) -> Run:
+def measure(inputs: list[Input], batch: int, profile: Sampler | None = None) -> Run:
     """One whole run in a folder of its own."""
     with folder() as data:
         settings = config(data, batch_size=batch)
@@ -144,7 +144,7 @@ def main() -> None:
         "--single", type=int, default=2_000, help="messages for one delivery per transaction (0: leave out)"
     )
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--hot", type=int, default=0, help="also print so many single functions by their own time")
+    parser.add_argument("--hot", type=int, default=0, help="also print so many single lines by their own time")
     parser.add_argument("--json", action="store_true", help="one JSON object on the last line")
     options = parser.parse_args()
     say = print if not options.json else lambda *words: print(*words, file=sys.stderr)
@@ -167,14 +167,14 @@ def main() -> None:
             "twin_cpu_us": round(theirs.cpu_us, 1),
             "ratio": round(ratio, 3),
         }
-    profile = cProfile.Profile()
-    measure(orders(options.messages), 100, profile)
-    parts = where.shares(profile)
-    say("Where the event loop's time goes (profiled apart; the broker's writer has a thread of its own):")
+    profile = Sampler()
+    measure(orders(2 * options.messages), 100, profile)
+    parts = profile.shares()
+    say("Where the event loop's time goes (sampled in a run of its own; the broker's writer has a thread of its own):")
     for part, share in parts:
         if share >= 0.005:
             say(f"  {share:6.1%}  {part}")
-    for line in where.hottest(profile, options.hot):
+    for line in profile.hottest(options.hot):
         say(f"  {line}")
     result["where"] = {part: round(share, 4) for part, share in parts}
     result["machine_ms"] = round(before, 1)
