@@ -185,8 +185,12 @@ class Lane(Part):
         scope = self.context.scope(unit, works, consumer.name)
         numbers = self.context.numbers
         deadline = Deadline(numbers.deadline, sync=consumer.sync)
-        limits = UnitLimits(numbers.unit_seconds, clock.monotonic, numbers.key_cap, deadline.begun)
-        began = clock.monotonic()
+        pace = self.context.pace(consumer.name)
+
+        def handled(seconds: float) -> None:
+            pace.note(seconds, len(works))
+
+        limits = UnitLimits(numbers.unit_seconds, clock.monotonic, numbers.key_cap, deadline.begun, handled)
         program = unit_of_work(unit, scope, works, consumer, self.context.group, limits)
         try:
             endings = await self._runner.run(program, unit, scope, deadline)
@@ -197,7 +201,6 @@ class Lane(Part):
             if isinstance(failed.cause, CommitUnknown | StoreUnavailable):
                 raise failed.cause from failed
             raise
-        self.context.pace(consumer.name).note(clock.monotonic() - began, len(works))
         await self._finish(works, endings)
         return [work for work, ending in zip(works, endings, strict=True) if ending is None]
 

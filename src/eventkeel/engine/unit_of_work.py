@@ -45,12 +45,15 @@ class FencedOff(Fenced):
 
 class UnitLimits(NamedTuple):
     """What one unit may take: seconds after which it takes no further delivery, and how many
-    deliveries may wait behind one gate. ``begun`` is called when the transaction is open."""
+    deliveries may wait behind one gate. ``begun`` is called when the transaction is open; ``handled`` is
+    told how many seconds the handlers and their statements took, without the wait for the database and
+    the commit, which are not their slowness."""
 
     seconds: float
     clock: Callable[[], float]
     cap: int
     begun: Callable[[], None]
+    handled: Callable[[float], None]
 
 
 def unit_of_work(
@@ -64,6 +67,7 @@ def unit_of_work(
     point("unit.before_begin")
     yield from unit.begin(speculative=len(works) > 1)
     limits.begun()
+    started = limits.clock()
     try:
         point("unit.begun")
         if lost := (yield from unit.fence(group, {work.share.slice: work.share.epoch for work in works})):
@@ -79,6 +83,7 @@ def unit_of_work(
             yield from unit.clear_attempt(consumer.name, works[0].event_id)
         point("unit.handled")
         yield from scope.flush()
+        limits.handled(limits.clock() - started)
         yield from unit.append(scope.records, scope.now)
         point("unit.before_commit")
         yield from unit.commit()

@@ -1,0 +1,28 @@
+"""A slow handler runs alone; a slow disk, or a neighbour who keeps the file, does not make a handler slow."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from eventkeel.stores.sqlite.connection import Handle
+from eventkeel.testing.harness import harness
+from tests.engine.domain import ordered, paying
+
+
+async def test_a_slow_commit_is_not_a_slow_handler(monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = Handle._commit
+
+    def slowly(self: Handle) -> None:
+        time.sleep(0.03)  # a disk that turns
+        commit(self)
+
+    monkeypatch.setattr(Handle, "_commit", slowly)
+    service = paying()
+    async with harness(service) as app:
+        for number in range(5):
+            await app.publish(ordered(number))
+            await app.until_quiet()
+        paces = [app.runtime.context.pace(consumer.name) for consumer in service.consumers]
+        assert not any(pace.alone for pace in paces)
