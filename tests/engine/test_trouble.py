@@ -11,9 +11,10 @@ from pathlib import Path
 import apsw
 
 from eventkeel import Delivery, Retry, Service, Transaction
+from eventkeel.stores.sqlite import SQLiteCatalogue, SQLiteStore
 from eventkeel.testing.harness import harness
 
-from .domain import SCHEMA, Noted, Paid, ordered, paying
+from .domain import SCHEMA, STEPS, Journal, Noted, Paid, ordered, paying
 
 HELD = "select state, reason, attempts, error from eventkeel_held order by number"
 
@@ -161,3 +162,38 @@ async def test_a_write_inside_a_savepoint_can_be_caught_when_a_read_sends_it() -
         await app.until_quiet()
         assert caught
         assert await app.rows("select step from steps") == [(1,)]
+
+
+async def test_senseless_rows_in_the_brokers_log_are_dead_letters_that_can_be_listed() -> None:
+    journal = Journal(Retry(attempts=1, in_place=()))
+    rows: list[tuple[str | bytes | int, bytes | str, bytes | str | int, float | str]] = [
+        ("text", b"\x90", b'{"customer":"c","step":2}', 1.0),
+        (b"c", "text", b"{}", 1.0),
+        (b"c", b"\xff\xff", b"{}", 1.0),
+        (b"c", b"\x90", "text", 1.0),
+        (b"c", b"\x90", 5, 1.0),
+        (5, b"\x90", b"{}", 1.0),
+        (b"c", b"\x90", b"{}", "yesterday"),
+        (b"", b"\x90", b"", 1e300),
+    ]
+    async with harness(journal.service, partitions=1) as app:
+        await app.publish(Noted(customer="c", step=1))
+        await app.until_quiet()
+        log = apsw.Connection(str(app.folder / "broker.sqlite3"))
+        log.set_busy_timeout(5000)
+        with log:
+            for row in rows:
+                log.execute(
+                    "insert into log select (slot << 40) + next, ?, ?, ?, ? from partitions where topic = 'noted'", row
+                )
+                log.execute("update partitions set next = next + 1 where topic = 'noted'")
+        log.close()
+        await app.publish(Noted(customer="c", step=3))
+        await app.until_quiet()
+        assert await app.rows(STEPS, {"customer": "c"}) == [(1,), (3,)]
+        catalogue = SQLiteCatalogue(SQLiteStore(app.folder / "journal.sqlite3", "journal"))
+        await catalogue._store.open()
+        letters = await catalogue.dead_letters(consumer=None, state=None, after=0, limit=100)
+        assert len(letters) == len(rows)
+        assert all([await catalogue.dead_letter(letter.number) for letter in letters])
+        await catalogue._store.close()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from uuid import UUID
 
+import msgspec
+
 from eventkeel.errors import ConfigurationError
 from eventkeel.message import Headers
 from eventkeel.ports.catalogue import DeadLetter, State, StoreLag, StuckRow, Waiting
@@ -88,6 +90,14 @@ def _text(value: bytes | None) -> str | None:
     return None if value is None else value.decode("utf-8", "backslashreplace")
 
 
+def _headers(packed: bytes) -> tuple[tuple[str, str], ...]:
+    try:
+        pairs = Headers.from_packed(packed).pairs
+    except msgspec.MsgspecError:  # whatever they are, the other letters have to be listed
+        pairs = (("unreadable", packed),)
+    return tuple((name, value.decode("utf-8", "backslashreplace")) for name, value in pairs)
+
+
 def _letter(row: Row, *, with_body: bool) -> DeadLetter:
     (number, state, consumer, event_id, topic, partition, position, key, type, reason, error) = row[:11]
     attempts, first_failed, last_failed, blocked, headers, body = row[11:17]
@@ -107,8 +117,6 @@ def _letter(row: Row, *, with_body: bool) -> DeadLetter:
         first_failed=first_failed,
         last_failed=last_failed,
         blocked=blocked,
-        headers=tuple(
-            (name, value.decode("utf-8", "backslashreplace")) for name, value in Headers.from_packed(headers)
-        ),
+        headers=_headers(headers),
         body=body if with_body else None,
     )

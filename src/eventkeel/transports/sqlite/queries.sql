@@ -51,7 +51,8 @@ select p.slot, p.next, t.incarnation, t.partitions,
 from partitions p join topics t on t.name = p.topic where p.topic = ? and p.partition = ?;
 
 -- name: page
-select id, key, headers, body, time from log where id >= ? and id < ? order by id limit ?;
+-- as bytes whatever somebody may have written there by hand: one senseless row must not stop its readers
+select id, cast(key as blob), cast(headers as blob), cast(body as blob), cast(time as real) from log where id >= ? and id < ? order by id limit ?;
 
 -- name: lag
 select p.topic, p.partition, g.position, p.next, t.incarnation,
