@@ -15,6 +15,9 @@ from eventkeel.errors import ConfigurationError, MalformedMessage, UnknownType
 from eventkeel.message import Delivery
 from eventkeel.ports.transport import Assigned, Broken, Deliveries, Lost, Revoking, Subscription
 
+LINGER = 0.25
+"""Seconds that new deliveries may wait, at most, while every lane is at work: the first lane that turns ends it. So
+they are taken together, and a process that waits for the database does not disturb the one that has it."""
 PLACE = UUID("8f5d1c7e-52a4-5c0f-9b57-0a5a3c0f6d21")
 """Namespace of the ids that undecodable messages get from where they lie."""
 
@@ -29,6 +32,9 @@ class Intake(Part):
         super().__init__(context)
         self._subscription, self._lanes, self._ownership = subscription, lanes, ownership
         self._waiting = False
+        self._taken = False
+        for lane in lanes:
+            lane.turned = self.wake
 
     async def stop(self) -> None:
         """Stop taking. A call of ``next`` under way is cancelled; it has handed nothing over."""
@@ -38,6 +44,11 @@ class Intake(Part):
         await super().stop()
 
     async def run_once(self) -> None:
+        if self._taken and all(lane.working for lane in self._lanes):
+            self._taken = False
+            await self.pause(LINGER)
+            if self._stopping:
+                return
         # Not in a task of its own: between its end and our turn a slice could be lost and begun anew,
         # and what was handed over would count for the new beginning.
         self._waiting = True
@@ -47,6 +58,7 @@ class Intake(Part):
             self._waiting = False
         match arrival:
             case Deliveries():
+                self._taken = True
                 self._deliver(arrival)
             case Assigned(slices):
                 await self._ownership.assigned(slices, force=True)

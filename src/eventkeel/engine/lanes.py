@@ -48,6 +48,8 @@ class Lane(Part):
         self._settle, self._fenced = settle, fenced
         self._queue: deque[Work] = deque()
         self._busy: set[Share] = set()
+        self.turned: Callable[[], None] = lambda: None
+        """Called when it has finished what it took."""
         self._turn = asyncio.Event()
         self._runner = Runner(context.service)
         self._unit: Unit | None = None
@@ -62,6 +64,11 @@ class Lane(Part):
         """Returns when no unit of this lane runs deliveries of ``share`` any more."""
         while share in self._busy:
             await self._turn.wait()
+
+    @property
+    def working(self) -> bool:
+        """It runs a unit, or is about to."""
+        return bool(self._busy) or self._woken.is_set()
 
     @property
     def idle(self) -> bool:
@@ -93,6 +100,7 @@ class Lane(Part):
             self._busy = set()
             self._turn.set()
             self._turn = asyncio.Event()
+            self.turned()
 
     def _take(self) -> list[Work]:
         """The next works for one consumer, in queue order; nothing passes an earlier one of its key."""
