@@ -236,9 +236,10 @@ async def test_a_statement_under_way_is_interrupted_by_the_timeout(bench: Workbe
     running = asyncio.create_task(asyncio.to_thread(drive_sync, program(), unit.sync_connection))
     await asyncio.to_thread(inside.wait, PATIENCE)
     assert isinstance(unit, SQLiteUnit)
+    handle = unit._handle
     unit.close(discard=True)
     while not running.done():  # it may have come between two statements
-        unit._handle.close()
+        handle.close()
         await asyncio.wait({running}, timeout=0.1)
     assert isinstance(running.exception(), apsw.InterruptError | TransactionClosed)
     assert await bench.rows(store, NOTES) == []
@@ -296,6 +297,7 @@ async def test_threads_share_one_store(path: Path) -> None:
 
     await asyncio.gather(*[asyncio.to_thread(work, worker) for worker in range(4)])
     unit = Transacted(store, store.unit(), "sync")
+    await unit.run(unit.unit.begin(speculative=False))
     assert len(await unit.sql(NOTES)) == 100
     unit.unit.close()
     await store.close()

@@ -53,6 +53,14 @@ class Handle:
     def alive(self) -> bool:
         return self.begun is True and self.native.in_transaction
 
+    @property
+    def in_use(self) -> bool:
+        """A transaction is open on it, or another thread is inside one of its statements."""
+        try:
+            return self.native.in_transaction
+        except apsw.Error:
+            return True
+
     def opened(self) -> None:
         """After a BEGIN, for which somebody may have stopped waiting meanwhile."""
         if self.begun is None:
@@ -70,7 +78,7 @@ class Handle:
             self.rollback()
             return _NOTHING
         native = self.native
-        if self.begun is None or native.in_transaction is not self.begun:
+        if not self.begun or not native.in_transaction:
             self._refuse()
         if kind is Kind.PIPELINE:
             return self._pipeline(params)
@@ -78,18 +86,21 @@ class Handle:
             if kind is Kind.MANY:
                 before = native.total_changes()
                 return Reply(native.executemany(sql, params).fetchall(), native.total_changes() - before)
+            before = native.total_changes()
             rows: list[Row] = native.execute(sql, params).fetchall()
         except _MACHINE as error:
             raise self._unavailable(error) from error
         if rows:
             return Reply(self._converted(sql, rows), len(rows))
-        return Reply(rows, native.changes())
+        return Reply(rows, native.changes() if native.total_changes() != before else 0)  # or the last one's
 
     def _refuse(self) -> None:
         """Outside a transaction a statement would take effect at once, and again with the next attempt."""
         if self.begun is None:
             self.close()
             raise TransactionClosed("the unit of work is over; its connection is closed")
+        if not self.begun:
+            raise TransactionAborted("no transaction was begun, or it is over; nothing was applied")
         raise TransactionAborted(
             "SQLite has ended the transaction by itself (disk full, or a trigger with raise(rollback)): nothing of it "
             "was applied, and nothing more can run in it"
@@ -98,10 +109,13 @@ class Handle:
     def _pipeline(self, statements: Sequence[Statement]) -> Reply:
         native = self.native
         affected: list[Row] = []
+        before = native.total_changes()
         try:
             for sql, params, _ in statements:
                 native.execute(sql, params).fetchall()
-                affected.append((native.changes(),))
+                after = native.total_changes()
+                affected.append((native.changes() if after != before else 0,))  # or the last one's
+                before = after
         except _MACHINE as error:
             raise PipelineFailed(len(affected)) from self._unavailable(error)
         except Exception as error:
@@ -114,8 +128,9 @@ class Handle:
     def lend(self) -> apsw.Connection:
         """The connection itself, for a user's own calls: what would end the engine's transaction is refused on it
         until the unit ends it."""
-        self.native.set_authorizer(_refuse_transactions)
-        self._lent = True
+        if self.begun:
+            self.native.set_authorizer(_refuse_transactions)
+            self._lent = True
         return self.native
 
     def _take_back(self) -> None:
@@ -180,39 +195,91 @@ class Handle:
             self.native.close()
 
 
+class Seat:
+    """A unit's place at the database, for both of its sides. Its connection comes with its first BEGIN:
+    a thousand units that wait for the one writer must not have a thousand files open."""
+
+    __slots__ = ("_lend", "beginning", "handle", "over")
+
+    def __init__(self, lend: Callable[[], Handle]) -> None:
+        self._lend = lend
+        self.handle: Handle | None = None
+        self.beginning = False
+        """Somebody waits for BEGIN on it, perhaps in another thread."""
+        self.over = False
+
+    @property
+    def alive(self) -> bool:
+        return self.handle is not None and self.handle.alive
+
+    def take(self) -> Handle:
+        """Its connection, from now until it is left."""
+        if self.over:
+            raise TransactionClosed("the unit of work is over; do not keep its transaction for later")
+        if self.handle is None:
+            try:
+                self.handle = self._lend()
+            except _MACHINE as error:
+                raise StoreUnavailable(f"no connection could be opened: {error}") from error
+        return self.handle
+
+    def nothing_begun(self, kind: Kind) -> Reply:
+        if kind is Kind.ROLLBACK:
+            return _NOTHING
+        if self.over:
+            raise TransactionClosed("the unit of work is over; its connection is closed")
+        raise TransactionAborted("no transaction was begun, or it is over; nothing was applied")
+
+    def leave(self) -> tuple[Handle | None, bool]:
+        """For good: the connection, and whether somebody may still be using it. Who kept the unit
+        (a handler's thread after its timeout) must never write into another one's transaction."""
+        handle, self.handle, self.over = self.handle, None, True
+        return handle, self.beginning or (handle is not None and handle.in_use)
+
+
 class AsyncSide:
     """For the event loop. SQLite answers in microseconds, so statements run on the loop itself: a
     thread hop would cost twenty times as much. Only BEGIN waits, without blocking the loop; the
     units of one process queue for it, so that they do not spin against each other."""
 
-    __slots__ = ("_handle", "_queue", "_queued")
+    __slots__ = ("_queue", "_queued", "_seat")
 
-    def __init__(self, handle: Handle, queue: asyncio.Lock) -> None:
-        self._handle, self._queue, self._queued = handle, queue, False
+    def __init__(self, seat: Seat, queue: asyncio.Lock) -> None:
+        self._seat, self._queue, self._queued = seat, queue, False
 
     @property
     def alive(self) -> bool:
-        return self._handle.alive
+        return self._seat.alive
 
     async def run(self, statement: Statement) -> Reply:
         if statement.kind is Kind.BEGIN:
             await self._begin()
             return _NOTHING
+        handle = self._seat.handle
+        if handle is None:
+            return self._seat.nothing_begun(statement.kind)
         try:
-            return self._handle.execute(statement)
+            return handle.execute(statement)
         finally:
-            if self._queued and not self._handle.alive:
+            if self._queued and not handle.alive:
                 self.leave()
 
     async def _begin(self) -> None:
         await self._queue.acquire()
         self._queued = True
+        seat = self._seat
         try:
-            await begin_immediate_async(self._handle.native)
-            self._handle.opened()
-        except BaseException:
+            handle = seat.take()
+            seat.beginning = True
+            await begin_immediate_async(handle.native)
+            handle.opened()
+        except BaseException as error:
             self.leave()
+            if isinstance(error, _MACHINE):
+                raise StoreUnavailable(f"no transaction could be opened: {error}") from error
             raise
+        finally:
+            seat.beginning = False
 
     def leave(self) -> None:
         if self._queued:
@@ -223,18 +290,36 @@ class AsyncSide:
 class SyncSide:
     """For a lane's thread."""
 
-    __slots__ = ("_handle",)
+    __slots__ = ("_seat",)
 
-    def __init__(self, handle: Handle) -> None:
-        self._handle = handle
+    def __init__(self, seat: Seat) -> None:
+        self._seat = seat
 
     @property
     def alive(self) -> bool:
-        return self._handle.alive
+        return self._seat.alive
 
     def run(self, statement: Statement) -> Reply:
         if statement.kind is Kind.BEGIN:
-            begin_immediate(self._handle.native)
-            self._handle.opened()
+            self._begin()
             return _NOTHING
-        return self._handle.execute(statement)
+        handle = self._seat.handle
+        if handle is None:
+            return self._seat.nothing_begun(statement.kind)
+        try:
+            return handle.execute(statement)
+        finally:
+            if handle.begun is None:
+                handle.close()  # given up while this ran: only now nothing of it is under way any more
+
+    def _begin(self) -> None:
+        seat = self._seat
+        handle = seat.take()
+        seat.beginning = True
+        try:
+            begin_immediate(handle.native)
+            handle.opened()
+        except _MACHINE as error:
+            raise StoreUnavailable(f"no transaction could be opened: {error}") from error
+        finally:
+            seat.beginning = False

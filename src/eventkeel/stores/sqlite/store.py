@@ -29,7 +29,7 @@ from eventkeel.ports.store import (
     StoreCaps,
     Unsent,
 )
-from eventkeel.stores.sqlite.connection import AsyncSide, Handle, fetch
+from eventkeel.stores.sqlite.connection import Handle, fetch
 from eventkeel.stores.sqlite.migrate import apply_ddl, framework_tables, register
 from eventkeel.stores.sqlite.placeholders import Compiled, brief, compile_sql
 from eventkeel.stores.sqlite.unit import APPLIED, SKIPPED, SQL, SQLiteUnit
@@ -37,6 +37,8 @@ from eventkeel.stores.sqlite.values import bind
 
 _MOST_STATEMENTS = 1000
 """Compiled statements kept: SQL that is put together anew each time must not fill the memory."""
+_MOST_FREE = 16
+"""Connections kept open that nobody uses."""
 _FRESH_IN_A_ROW = 100
 """Rows too young to be purged, one after another, after which only younger ones are expected."""
 
@@ -146,21 +148,19 @@ class SQLiteStore:
 
     def unit(self) -> SQLiteUnit:
         self._opened()
+        undecided = self._consumers.get(f"{self.service}/*", 0)
+        return SQLiteUnit(self._lend, self._queue, self._id, undecided, self._notify, self._take_back)
+
+    def _lend(self) -> Handle:
+        self._opened()
         try:
-            handle = self._free.pop()
+            return self._free.pop()
         except IndexError:  # threads take from it too
-            handle = Handle(str(self.path))
-        return SQLiteUnit(
-            handle,
-            AsyncSide(handle, self._queue),
-            self._id,
-            self._consumers.get(f"{self.service}/*", 0),
-            self._notify,
-            self._take_back,
-        )
+            return Handle(str(self.path))
 
     def _take_back(self, handle: Handle, discard: bool) -> None:
-        if discard or handle.doubtful or handle.begun is not False or self._private is None:
+        doubtful = discard or handle.doubtful or handle.begun is not False
+        if doubtful or self._private is None or len(self._free) >= _MOST_FREE:
             handle.close()
         else:
             self._free.append(handle)

@@ -6,6 +6,7 @@ in, so no row needs a lock of its own here.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
 from eventkeel._sqlite import load_queries
@@ -25,7 +26,7 @@ from eventkeel.ports.store import (
     Statement,
     Verdict,
 )
-from eventkeel.stores.sqlite.connection import AsyncSide, Handle, SyncSide
+from eventkeel.stores.sqlite.connection import AsyncSide, Handle, Seat, SyncSide
 
 SQL = load_queries("eventkeel.stores.sqlite", "queries.sql")
 
@@ -43,23 +44,27 @@ class SQLiteUnit:
 
     def __init__(
         self,
-        handle: Handle,
-        connection: AsyncSide,
+        lend: Callable[[], Handle],
+        queue: asyncio.Lock,
         consumer_id: Callable[[str], int],
         undecided: int,
         committed: Callable[[bool, bool], None],
         give_back: Callable[[Handle, bool], None],
     ) -> None:
-        self._handle, self.connection = handle, connection
-        self.sync_connection = SyncSide(handle)
+        self._seat = Seat(lend)
+        self.connection = AsyncSide(self._seat, queue)
+        self.sync_connection = SyncSide(self._seat)
         self._id, self._undecided = consumer_id, undecided
         self._committed, self._give_back = committed, give_back
         self._news = self._gates_changed = False
-        self._closed = False
 
     @property
     def native(self) -> object:
         return self._handle.lend()
+
+    @property
+    def _handle(self) -> Handle:
+        return self._seat.take()
 
     # -- the transaction -----------------------------------------------------------------------
 
@@ -86,13 +91,12 @@ class SQLiteUnit:
         yield Statement(f"rollback to {name}")
 
     def close(self, *, discard: bool = False) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        if not discard:  # closing rolls back too, and refuses first whatever a thread left behind still asks of it
-            self._handle.rollback()
+        handle, in_use = self._seat.leave()
+        if handle is not None:
+            if not discard and not in_use:
+                handle.rollback()  # whatever was lent of it is ours again
+            self._give_back(handle, discard or in_use)
         self.connection.leave()
-        self._give_back(self._handle, discard)
 
     # -- fence and claim -----------------------------------------------------------------------
 
