@@ -14,7 +14,7 @@ from uuid import UUID
 
 from eventkeel.codec.identity import as_uuid
 from eventkeel.drive import drive, drive_sync
-from eventkeel.errors import NotYetSupported, RowsMismatch, TransactionClosed
+from eventkeel.errors import NotYetSupported, RowsMismatch, StoreUnavailable, TransactionClosed
 from eventkeel.ports.store import Kind, Op, PipelineFailed, Record, Reply, Row, Statement, Store, Unit
 
 Params = Mapping[str, Any] | object
@@ -55,6 +55,7 @@ class Scope:
         "savepoints",
         "shared",
         "store",
+        "unavailable",
         "unit",
     )
 
@@ -68,6 +69,8 @@ class Scope:
         self.closed = False
         self.broken: BaseException | None = None
         """An SQL error raised to a handler outside any savepoint: the transaction is not to be trusted."""
+        self.unavailable: BaseException | None = None
+        """What this unit's own database said last: a handler may raise the same of another one."""
         self.failed: QueuedWriteFailed | None = None
         """A queued write that failed: remembered, should a handler swallow even a BaseException."""
 
@@ -98,6 +101,13 @@ class Scope:
                     raise mismatch
                 self.failed = QueuedWriteFailed(each.index, mismatch)
                 raise self.failed
+
+    def note(self, error: Exception) -> None:
+        """A statement's error is on its way to the handler."""
+        if isinstance(error, StoreUnavailable):
+            self.unavailable = error
+        if not self.savepoints and self.broken is None:
+            self.broken = error
 
     def close(self) -> None:
         self.closed = True
@@ -133,7 +143,11 @@ class _Base:
         scope = self._open()
         queued = Queued(scope.store.prepare(sql, params), rows, self._index)
         if self._direct:
-            scope.unit.sync_connection.run(queued.statement)
+            try:
+                scope.unit.sync_connection.run(queued.statement)
+            except Exception as error:
+                scope.note(error)
+                raise
         else:
             scope.queue.append(queued)
 
@@ -163,8 +177,7 @@ class _Base:
             yield from scope.flush()
             return (yield statement)
         except Exception as error:
-            if not scope.savepoints and scope.broken is None:
-                scope.broken = error
+            scope.note(error)
             raise
 
     def _enter(self) -> Op[tuple[str, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import functools
 import threading
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from eventkeel import Fenced, Retry, Service, SyncTransaction, Transaction, event
+from eventkeel import Fenced, Retry, Service, StoreUnavailable, SyncTransaction, Transaction, event
 from eventkeel.testing.harness import harness
 
 from .domain import SCHEMA, Noted
@@ -42,7 +43,7 @@ class Unspeakable(Exception):
 
 
 @pytest.mark.parametrize(
-    "raised", [Aborted, GeneratorExit, asyncio.CancelledError, Mute, Unspeakable, Fenced, SystemExit]
+    "raised", [Aborted, GeneratorExit, asyncio.CancelledError, Mute, Unspeakable, Fenced, SystemExit, StoreUnavailable]
 )
 @pytest.mark.parametrize("attempts", [1, 3])
 async def test_no_error_ends_the_loops_that_run_handlers(raised: type[BaseException], attempts: int) -> None:
@@ -175,3 +176,20 @@ async def test_what_a_handler_changes_in_its_event_is_gone_with_its_unit() -> No
     async with harness(service, partitions=1) as app:
         await together(app, Listed("a", []), Listed("bad", []), Listed("b", []))
         assert await app.rows("select name, size from lists order by name") == [("a", 1), ("b", 1)]
+
+
+async def test_a_write_that_fails_after_native_was_asked_for_cannot_be_swallowed() -> None:
+    service = Service("direct", schema=SCHEMA, retry=Retry(attempts=1, in_place=()))
+
+    @service.on(Noted)
+    async def note(noted: Noted, tx: Transaction) -> None:
+        await tx.native()
+        tx.write("insert into steps (customer, step) values (:customer, :step)", noted)
+        with contextlib.suppress(Exception):
+            tx.write("insert into payments values (null, null, null)")
+
+    async with harness(service) as app:
+        await app.publish(Noted(customer="c", step=1))
+        await app.until_quiet()
+        assert await app.rows(ALL) == []
+        assert [row[0] for row in await app.rows(HELD)] == ["dead"]

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from eventkeel.drive import Invoke, Program
 from eventkeel.engine.faults import point
 from eventkeel.engine.work import Work, conflict_id
-from eventkeel.errors import Fenced, StoreUnavailable, TransactionAborted
+from eventkeel.errors import CommitUnknown, Fenced, StoreUnavailable, TransactionAborted
 from eventkeel.handling import QueuedWriteFailed, Scope, SyncTransaction, Transaction
 from eventkeel.message import Slice
 from eventkeel.ports.observer import Ending
@@ -134,12 +134,12 @@ def call_handler(unit: Unit, scope: Scope, work: Work, consumer: Consumer, index
     """Run user code for one delivery. A handler of lists is given a list of one here."""
     tx = SyncTransaction(scope, index) if consumer.sync else Transaction(scope, index)
     if consumer.plain:
-        yield from _invoke(consumer, Invoke(consumer.call, (work.event, tx)))
+        yield from _invoke(scope, consumer, Invoke(consumer.call, (work.event, tx)))
     else:
         told = work.told() if consumer.wants_delivery else None
         one = consumer.batch
         arguments = consumer.arguments([work.event] if one else work.event, tx, [told] if one else told)
-        yield from _invoke(consumer, Invoke(_by_name, (consumer, arguments)))
+        yield from _invoke(scope, consumer, Invoke(_by_name, (consumer, arguments)))
     _check_alive(unit, scope, consumer)
 
 
@@ -147,10 +147,15 @@ def _by_name(consumer: Consumer, arguments: dict[str, object]) -> object:
     return consumer.call(**arguments)
 
 
-def _invoke(consumer: Consumer, invoke: Invoke) -> Program[None]:
-    """User code may raise anything; what would end the loop that runs it becomes an ordinary failure."""
+def _invoke(scope: Scope, consumer: Consumer, invoke: Invoke) -> Program[None]:
+    """User code may raise anything; what would end the loop that runs it, or speaks of another database than
+    this unit's, becomes an ordinary failure."""
     try:
         made = yield invoke
+    except (StoreUnavailable, CommitUnknown) as error:
+        if error is scope.unavailable:
+            raise
+        raise RuntimeError(f"{consumer.name} raised {type(error).__name__}, not of its own database") from error
     except (Exception, QueuedWriteFailed, CancelledError, KeyboardInterrupt):
         raise
     except BaseException as error:
@@ -180,7 +185,7 @@ def _handle_together(
         told = [work.told() for work in fresh] if consumer.wants_delivery else []
         arguments = consumer.arguments([work.event for work in fresh], tx, told)
         try:
-            yield from _invoke(consumer, Invoke(_by_name, (consumer, arguments)))
+            yield from _invoke(scope, consumer, Invoke(_by_name, (consumer, arguments)))
             _check_alive(unit, scope, consumer)
             yield from scope.flush()
         except QueuedWriteFailed as failed:
