@@ -196,7 +196,8 @@ class SQLiteTransport:
             lambda connection: append_wave(connection, wave, now, caps, turn), weight=len(wave), news=True
         )
         try:
-            outcomes = await asyncio.wait_for(stored, deadline)
+            async with asyncio.timeout(deadline):  # in Python 3.11 wait_for can swallow a cancellation
+                outcomes = await stored
             self._check_file()
             return outcomes
         except TimeoutError:
