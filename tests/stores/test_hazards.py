@@ -18,6 +18,7 @@ from eventkeel.drive import drive_sync
 from eventkeel.errors import StoreUnavailable, TransactionAborted, TransactionClosed
 from eventkeel.ports.store import Mark, PipelineFailed, Reply, Statement, Store, Verdict
 from eventkeel.stores.sqlite import SQLiteStore
+from eventkeel.stores.sqlite.unit import SQL
 from eventkeel.testing.store_kit import (
     FIRST,
     GROUP,
@@ -230,3 +231,13 @@ async def test_a_statement_that_touches_nothing_says_so_whatever_came_before(ben
 
 def _one(statement: Statement) -> Generator[Statement, Reply, Reply]:
     return (yield statement)
+
+
+async def test_the_next_due_head_is_found_by_an_index_however_many_keys_wait(bench: Workbench, path: Path) -> None:
+    await bench.store()
+    db = apsw.Connection(str(path))
+    plan = [str(row[3]) for row in db.execute(f"explain query plan {SQL['next_due']}", ("[1]",))]
+    db.close()
+    assert any("eventkeel_gate_due" in step for step in plan), plan
+    assert any("eventkeel_gate_leased" in step for step in plan), plan
+    assert not any("TEMP B-TREE" in step for step in plan), plan

@@ -171,11 +171,11 @@ from eventkeel_held where consumer = ? and topic = ? and key = ? and queued orde
 select min(at) from (
   select * from (
     select due as at from eventkeel_gate
-    where state = 'waiting' and owner = '' and consumer in (select value from json_each(?1)) order by due limit 1)
+    where state = 'waiting' and owner = '' and +consumer in (select value from json_each(?1)) order by due limit 1)
   union all
   select coalesce((select min(g.until, max(m.until)) from eventkeel_member m where m.member = g.owner), g.due)
   from eventkeel_gate g
-  where g.state = 'waiting' and g.owner <> '' and g.consumer in (select value from json_each(?1)))
+  where g.state = 'waiting' and g.owner <> '' and +g.consumer in (select value from json_each(?1)))
 
 -- name: inbox_ages
 select id, state, at from eventkeel_inbox order by id
