@@ -138,8 +138,9 @@ async def test_a_handler_that_swallows_its_interruption_and_ends_frees_the_file(
         inside.set()
         return 1
 
-    assert isinstance(unit.native, apsw.Connection)
-    unit.native.create_scalar_function("inside", tell, 0)
+    connection = unit.native  # kept: its end must not be left to the garbage collector
+    assert isinstance(connection, apsw.Connection)
+    connection.create_scalar_function("inside", tell, 0)
     forever = "with recursive n(i) as (select inside() union all select i + 1 from n) select count(*) from n"
 
     def program() -> Generator[Statement, Reply, None]:
