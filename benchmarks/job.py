@@ -20,7 +20,7 @@ from uuid import uuid4
 import apsw
 import msgspec
 
-TOPIC_IN, TOPIC_OUT = "order_events", "payment_events"
+TOPIC_IN, TOPIC_OUT = "reference_orders", "reference_payments"
 GROUP = "payment-service-group"
 PARTITIONS = 8
 

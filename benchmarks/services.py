@@ -14,13 +14,13 @@ from eventkeel import Event, Service, Transaction
 from eventkeel.engine import faults
 
 
-class OrderCreated(Event, topic="order_events", key="order_id"):
+class OrderCreated(Event, topic="reference_orders", key="order_id"):
     order_id: str
     user_id: str
     amount: Decimal
 
 
-class PaymentSucceeded(Event, topic="payment_events", key="order_id"):
+class PaymentSucceeded(Event, topic="reference_payments", key="order_id"):
     order_id: str
     amount: Decimal
 
