@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from decimal import Decimal
 
 from eventkeel import Event, Retry, Service, Transaction
+from eventkeel.testing.harness import Harness
 
 
 class Ordered(Event, topic="ordered", key="customer", identity="number", accept="plain"):
@@ -68,3 +70,18 @@ class Journal:
 
 
 STEPS = "select step from steps where customer = :customer order by id"
+
+
+async def die_until_quiet(app: Harness, deaths: asyncio.Event, tries: int) -> None:
+    """The process dies wherever a handler sets ``deaths`` and is started again, until all is quiet."""
+    for _ in range(tries):
+        waiting = asyncio.ensure_future(deaths.wait())
+        quiet = asyncio.ensure_future(app.until_quiet())
+        await asyncio.wait({waiting, quiet}, return_when=asyncio.FIRST_COMPLETED)
+        if quiet.done():
+            waiting.cancel()
+            break
+        quiet.cancel()
+        deaths.clear()
+        await app.crash()
+        await app.restart()

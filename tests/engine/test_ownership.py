@@ -16,7 +16,7 @@ from eventkeel.message import Slice
 from eventkeel.ports.transport import Outcome, Unknown
 from eventkeel.testing.harness import Harness, harness
 
-from .domain import SCHEMA, STEPS, Journal, Noted, Paid, ordered, paying
+from .domain import SCHEMA, STEPS, Journal, Noted, Paid, die_until_quiet, ordered, paying
 
 
 async def second(app: Harness) -> Runtime:
@@ -173,17 +173,7 @@ async def test_a_delivery_that_kills_its_process_is_dead_after_three_deaths() ->
     deaths = asyncio.Event()
     async with harness(service) as app:
         await app.publish(*[Noted(customer=f"c{n}", step=n) for n in range(3)])
-        for _ in range(5):
-            waiting = asyncio.ensure_future(deaths.wait())
-            quiet = asyncio.ensure_future(app.until_quiet())
-            await asyncio.wait({waiting, quiet}, return_when=asyncio.FIRST_COMPLETED)
-            if quiet.done():
-                waiting.cancel()
-                break
-            quiet.cancel()
-            deaths.clear()
-            await app.crash()
-            await app.restart()
+        await die_until_quiet(app, deaths, 5)
         assert await app.rows("select reason from eventkeel_held") == [("kills-its-process",)]
         assert sorted(await app.rows("select step from steps")) == [(0,), (2,)]
 

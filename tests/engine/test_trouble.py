@@ -14,7 +14,7 @@ from eventkeel import Delivery, Retry, Service, Transaction
 from eventkeel.stores.sqlite import SQLiteCatalogue, SQLiteStore
 from eventkeel.testing.harness import harness
 
-from .domain import SCHEMA, STEPS, Journal, Noted, Paid, ordered, paying
+from .domain import SCHEMA, STEPS, Journal, Noted, Paid, die_until_quiet, ordered, paying
 
 HELD = "select state, reason, attempts, error from eventkeel_held order by number"
 
@@ -60,17 +60,7 @@ async def test_a_retry_that_kills_its_process_is_dead_after_three_deaths() -> No
 
     async with harness(service) as app:
         await app.publish(*[Noted(customer=f"c{n}", step=n) for n in range(3)])
-        for _ in range(6):
-            waiting = asyncio.ensure_future(deaths.wait())
-            quiet = asyncio.ensure_future(app.until_quiet())
-            await asyncio.wait({waiting, quiet}, return_when=asyncio.FIRST_COMPLETED)
-            if quiet.done():
-                waiting.cancel()
-                break
-            quiet.cancel()
-            deaths.clear()
-            await app.crash()
-            await app.restart()
+        await die_until_quiet(app, deaths, 6)
         assert await app.rows("select reason from eventkeel_held") == [("kills-its-process",)]
         assert sorted(await app.rows("select step from steps")) == [(0,), (2,)]
 

@@ -31,18 +31,8 @@ class Command(click.Command):
         self.format_options(ctx, formatter)
 
 
-class Group(click.Group):
+class Group(Command, click.Group):
     """A group of commands whose help begins with examples, and which suggests what was probably meant."""
-
-    def __init__(self, *arguments: Any, examples: Examples = (), **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
-        self.examples = examples
-
-    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        self.format_usage(ctx, formatter)
-        _format_examples(self.examples, formatter)
-        self.format_help_text(ctx, formatter)
-        self.format_options(ctx, formatter)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -79,7 +79,6 @@ class Intake(Part):
         now = self.context.clock.monotonic()
         for delivery in arrival.items:
             share.watermark.take(delivery.position)
-            share.running += 1
             self._route(delivery, share, now)
         point("intake.taken")
 

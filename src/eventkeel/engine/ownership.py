@@ -37,7 +37,6 @@ class Ownership(Part):
         self._settled_at = context.clock.monotonic()
         self._passed: set[Share] = set()
         self._paused: set[Share] = set()
-        self._slices: tuple[Slice, ...] = ()
 
     # -- leases --------------------------------------------------------------------------------
 
@@ -56,7 +55,6 @@ class Ownership(Part):
         """Renew what is ours, then take or give back until every member has its share."""
         context, numbers = self.context, self.context.numbers
         began = context.clock.monotonic()
-        await self.lost([slice for slice, share in self.shares.items() if not share.live])  # fenced meanwhile
         held = {**{slice: share.epoch for slice, share in self.shares.items() if share.live}, **self.relays}
         view = await context.store.lease(
             context.group, context.member, held, ttl=numbers.lease, now=context.clock.now()
@@ -69,9 +67,9 @@ class Ownership(Part):
         await self._share_out(shards, view.members, view.owners)
         if self._subscription is not None and not context.transport.caps.assigns:
             # Asked again at every turn: a topic may have come into being since.
-            self._slices = tuple(sorted(await context.transport.slices(context.group, context.routes.topics)))
+            slices = sorted(await context.transport.slices(context.group, context.routes.topics))
             consuming = [member for member in view.members if not member.startswith(SENDS_ONLY)]
-            await self._share_out(self._slices, consuming, view.owners)
+            await self._share_out(slices, consuming, view.owners)
 
     async def _share_out(self, slices: Sequence[Slice], members: Sequence[str], owners: Sequence[OwnerRow]) -> None:
         me, now = self.context.member, self.context.clock.now()
@@ -131,9 +129,8 @@ class Ownership(Part):
         if lag is not None and lag.settled is not None:
             if position is not None:
                 position = min(position, lag.settled)
-            elif (
-                numbers.start == "group"
-            ):  # adoption of a group that another system kept; recorded by the first progress
+            elif numbers.start == "group":
+                # Adoption of a group that another system kept; recorded by the first progress.
                 position, incarnation = lag.settled, lag.incarnation
         try:
             await self._flow(owned, position, incarnation)
@@ -218,10 +215,10 @@ class Ownership(Part):
             self.wake()
         self._passed.add(share)
 
-    async def flush(self, *, force: bool = False) -> None:
+    async def flush(self) -> None:
         """Store next positions, at most once per ``settle_every`` seconds."""
         now = self.context.clock.monotonic()
-        if not force and now - self._settled_at < self.context.numbers.settle_every:
+        if now - self._settled_at < self.context.numbers.settle_every:
             return
         self._settled_at = now
         shares = [s for s in self.shares.values() if s.live and not s.each and s.watermark.base != s.stored]

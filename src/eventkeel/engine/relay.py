@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from eventkeel.engine.context import Context
+from eventkeel.engine.context import RELAY, Context
 from eventkeel.engine.faults import point
 from eventkeel.engine.lifecycle import Part
 from eventkeel.engine.ownership import Ownership
@@ -76,7 +76,7 @@ class Relay(Part):
             if isinstance(outcome, Sent):
                 by_shard[row.shard].append(row.id)
             elif isinstance(outcome, Refused) and outcome.final:
-                shard = Slice(_shard_topic(shards), row.shard)
+                shard = Slice(RELAY, row.shard)
                 await self.context.store.stuck(self.context.group, shard, shards[shard], row.id, outcome.reason)
             elif isinstance(outcome, Refused):
                 missing.add(row.topic)
@@ -89,10 +89,6 @@ class Relay(Part):
             wants = tuple(TopicWant(topic, self._partitions) for topic in sorted(missing))
             await self.context.transport.topology(Topology(topics=wants), apply=True)
         return sum(map(len, by_shard.values()))
-
-
-def _shard_topic(shards: dict[Slice, int]) -> str:
-    return next(iter(shards)).topic
 
 
 def _outgoing(row: Unsent) -> Outgoing:

@@ -22,7 +22,6 @@ class Share:
         "finished",
         "incarnation",
         "live",
-        "running",
         "slice",
         "stalled",
         "stored",
@@ -41,8 +40,6 @@ class Share:
         """How many more fresh deliveries run alone, because the last owner did not release it."""
         self.live = True
         """False as soon as it is revoked, lost or fenced: nothing of it may begin any more."""
-        self.running = 0
-        """Deliveries handed over and not finished."""
         self.dirty = False
         self.stalled = False
         """As many of one of its keys are parked as may be: it waits, until ownership lets it go on."""
@@ -52,7 +49,6 @@ class Share:
     def finish(self, position: int) -> None:
         self.watermark.finish(position)
         self.finished.append(position)
-        self.running -= 1
         self.dirty = True
 
     def to_settle(self) -> list[Position]:
