@@ -62,7 +62,7 @@ async def fill(settings: Config, inputs: Sequence[Input]) -> None:
         await transport.close(5.0)
 
 
-class _Confirmed:
+class Confirmed:
     """Counts removed outbox rows without an observer, which would cost something per message."""
 
     def __init__(self, runtime: Runtime, wanted: int) -> None:
@@ -81,7 +81,7 @@ class _Confirmed:
 async def handle(settings: Config, count: int, profile: Sampler | None) -> Run:
     """Start the service on a filled topic and wait until everything is handled, sent and removed."""
     runtime = Runtime(payments, settings)
-    confirmed = _Confirmed(runtime, count)
+    confirmed = Confirmed(runtime, count)
     await runtime.start()
     if profile:
         profile.enable()

@@ -1,7 +1,10 @@
 """The services that the benchmarks run: ordinary users of the public door.
 
 ``payments`` is the reference job. ``latency`` times it: with EVENTKEEL_BENCHMARK_TIMES set, the
-moment after each commit of a unit is written to that file. ``spread`` says which process handled what.
+moment after each commit of a unit is written to that file. ``spread`` says which process handled what. ``bulk`` does
+the reference job in one statement per batch, on PostgreSQL; ``idle`` does nothing, so that only the engine is seen.
+
+With EVENTKEEL_BENCHMARK_TAG set, topics and groups end in it: on servers every run has its own.
 """
 
 from __future__ import annotations
@@ -13,19 +16,22 @@ from decimal import Decimal
 from eventkeel import Event, Service, Transaction
 from eventkeel.engine import faults
 
+TAG = os.environ.get("EVENTKEEL_BENCHMARK_TAG", "")
+_END = f"_{TAG}" if TAG else ""
 
-class OrderCreated(Event, topic="reference_orders", key="order_id"):
+
+class OrderCreated(Event, topic=f"reference_orders{_END}", key="order_id"):
     order_id: str
     user_id: str
     amount: Decimal
 
 
-class PaymentSucceeded(Event, topic="reference_payments", key="order_id"):
+class PaymentSucceeded(Event, topic=f"reference_payments{_END}", key="order_id"):
     order_id: str
     amount: Decimal
 
 
-class Tick(Event, topic="ticks", key="name"):
+class Tick(Event, topic=f"ticks{_END}", key="name"):
     name: str
     number: int
 
@@ -33,10 +39,14 @@ class Tick(Event, topic="ticks", key="name"):
 PAYMENTS = "create table if not exists payments (order_id text primary key, amount numeric not null)"
 
 orders = Service(
-    "order-service", schema="create table if not exists orders (order_id text primary key, amount numeric not null)"
+    "order-service",
+    group=f"order-service{_END}",
+    schema="create table if not exists orders (order_id text primary key, amount numeric not null)",
 )
-payments = Service("payment-service", group="payment-service-group", schema=PAYMENTS)
-timed = Service("timed-payment-service", schema=PAYMENTS)
+payments = Service("payment-service", group=f"payment-service-group{_END}", schema=PAYMENTS)
+bulk = Service("payment-service", group=f"payment-service-group{_END}", schema=PAYMENTS)
+timed = Service("timed-payment-service", group=f"timed-payment-service{_END}", schema=PAYMENTS)
+idle = Service("idle-service", group=f"idle-service{_END}")
 spread = Service(
     "spread", schema="create table if not exists handled (name text, number integer, worker integer, at real)"
 )
@@ -48,6 +58,21 @@ _running: list[str] = []
 async def take_payment(order: OrderCreated, tx: Transaction) -> None:
     tx.write("insert into payments (order_id, amount) values (:order_id, :amount)", order)
     tx.publish(PaymentSucceeded(order_id=order.order_id, amount=order.amount))
+
+
+@bulk.on(OrderCreated)
+async def take_payments(orders: list[OrderCreated], tx: Transaction) -> None:
+    tx.write(
+        "insert into payments (order_id, amount) select * from unnest(:orders::text[], :amounts::numeric[])",
+        {"orders": [order.order_id for order in orders], "amounts": [order.amount for order in orders]},
+    )
+    for order in orders:
+        tx.publish(PaymentSucceeded(order_id=order.order_id, amount=order.amount))
+
+
+@idle.on(OrderCreated)
+async def pass_by(order: OrderCreated) -> None:
+    pass
 
 
 @timed.on(OrderCreated)

@@ -12,14 +12,13 @@ from __future__ import annotations
 import argparse
 import time
 import zlib
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import apsw
-import msgspec
 
+from benchmarks.byhand import decode_order, encode_json, outgoing, pack, unpack
 from benchmarks.job import GROUP, PARTITIONS, TOPIC_IN, TOPIC_OUT, Input, Run, Stopwatch, ask, folder, orders
 
 BROKER = """
@@ -44,22 +43,6 @@ where true on conflict do nothing returning event_id
 PAGE = "select id, key, headers, body from log where id >= ? and id < ? order by id limit ?"
 NEXT = "update partitions set next = ? where slot = ?"
 SETTLE = "insert into progress values (?, ?, ?, ?) on conflict do update set position = excluded.position"
-
-
-class OrderCreated(msgspec.Struct, frozen=True):
-    order_id: str
-    user_id: str
-    amount: Decimal
-
-
-class PaymentSucceeded(msgspec.Struct, frozen=True):
-    order_id: str
-    amount: Decimal
-
-
-decode_order = msgspec.json.Decoder(OrderCreated).decode
-encode_json = msgspec.json.Encoder(decimal_format="number").encode
-pack, unpack = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(list[tuple[str, bytes]]).decode
 
 
 def connect(path: Path) -> apsw.Connection:
@@ -93,23 +76,6 @@ def prepare(where: Path, inputs: list[Input]) -> None:
     broker.close()
 
 
-def outgoing(event_id: UUID, cause: str, order: OrderCreated, now: str) -> tuple[Any, ...]:
-    """An outbox row: id, topic, key, headers, body."""
-    id, key = uuid4(), order.order_id.encode()
-    headers = [
-        ("content-type", b"application/json"),
-        ("ce_specversion", b"1.0"),
-        ("ce_type", b"PaymentSucceeded"),
-        ("ce_source", b"/payment-service"),
-        ("ce_id", str(id).encode()),
-        ("ce_time", now.encode()),
-        ("ce_subject", key),
-        ("ce_correlationid", cause.encode()),
-        ("ce_causationid", str(event_id).encode()),
-    ]
-    return id.bytes, TOPIC_OUT, key, pack(headers), encode_json(PaymentSucceeded(order.order_id, order.amount))
-
-
 def handle(store: apsw.Connection, rows: list[Any], partition: int, sent: list[int]) -> None:
     """One transaction: forget what was sent, claim, one statement per order, outbox."""
     clock = time.time()
@@ -128,7 +94,8 @@ def handle(store: apsw.Connection, rows: list[Any], partition: int, sent: list[i
             continue
         order = decode_order(body)
         store.execute("insert into payments (order_id, amount) values (?, ?)", (order.order_id, str(order.amount)))
-        out.append((*outgoing(id, cause, order, now), clock))
+        made, key, headers, payload = outgoing(id, cause, order, now)
+        out.append((made.bytes, TOPIC_OUT, key, headers, payload, clock))
     store.executemany("insert into outbox (event_id, topic, key, headers, body, at) values (?, ?, ?, ?, ?, ?)", out)
     store.execute("commit")
 

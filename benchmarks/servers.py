@@ -1,0 +1,269 @@
+"""Kafka and PostgreSQL for the benchmarks: where they are, topics and a schema for one run, rows counted by plain SQL,
+and the CPU time that the servers used.
+
+Without Eventkeel, as everything that both sides share.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from uuid import uuid4
+
+import msgspec
+import psutil  # type: ignore[import-untyped]
+import psycopg
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from benchmarks.job import PARTITIONS, Input, Run
+from benchmarks.processes import family
+
+TOOL = Path(__file__).parent.parent / "tools" / "servers"
+
+
+class Servers(msgspec.Struct, frozen=True):
+    """Where both servers are."""
+
+    broker: str
+    """``kafka://host:port``."""
+    store: str
+    """``postgresql://…``."""
+
+    @property
+    def bootstrap(self) -> str:
+        return urlsplit(self.broker).netloc
+
+    def dsn(self) -> str:
+        """The database for libpq and asyncpg: without what only Eventkeel understands."""
+        parts = urlsplit(self.store)
+        query = [pair for pair in parse_qsl(parts.query) if pair[0] != "schema"]
+        return urlunsplit(parts._replace(query=urlencode(query)))
+
+    def store_of(self, schema: str) -> str:
+        """The store's URL with one schema."""
+        url = self.dsn()
+        return f"{url}{'&' if urlsplit(url).query else '?'}schema={quote(schema)}"
+
+
+class Place(msgspec.Struct, frozen=True):
+    """One run's own topics and tables."""
+
+    servers: Servers
+    tag: str
+    count: int
+
+    @property
+    def topic_in(self) -> str:
+        return f"reference_orders_{self.tag}"
+
+    @property
+    def topic_out(self) -> str:
+        return f"reference_payments_{self.tag}"
+
+    @property
+    def schema(self) -> str:
+        return f"benchmark_{self.tag}"
+
+    @property
+    def group(self) -> str:
+        return f"benchmark-{self.tag}"
+
+
+# ------------------------------------------------------------------ where they are
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--broker", default=os.environ.get("EVENTKEEL_BROKER", ""), help="kafka://host:port")
+    parser.add_argument(
+        "--store", default=os.environ.get("EVENTKEEL_STORE", ""), help="postgresql://user@host/database"
+    )
+
+
+@contextlib.contextmanager
+def servers(broker: str, store: str) -> Iterator[Servers]:
+    """Those named, or else servers of our own, stopped at the end."""
+    if broker and store:
+        yield Servers(broker, store)
+        return
+    if broker or store or not TOOL.exists():
+        raise SystemExit("say both, --broker kafka://… and --store postgresql://…, or run tools/servers up first")
+    started = subprocess.run([str(TOOL), "up", "kafka", "postgres"], check=True, capture_output=True, text=True)
+    try:
+        said = dict(
+            line.removeprefix("export ").split("=", 1)
+            for line in started.stdout.splitlines()
+            if line.startswith("export ")
+        )
+        yield Servers(said["EVENTKEEL_BROKER"].strip("'\""), said["EVENTKEEL_STORE"].strip("'\""))
+    finally:
+        subprocess.run([str(TOOL), "down"], check=True, capture_output=True)
+
+
+# ------------------------------------------------------------------ topics and tables of a run
+
+
+@contextlib.contextmanager
+def place(where: Servers, inputs: Sequence[Input], tables: str = "") -> Iterator[Place]:
+    """Fresh topics, the first one filled with ``inputs``, and a fresh schema with ``tables``; gone afterwards."""
+    here = Place(where, uuid4().hex[:8], len(inputs))
+    make_topics(where, here.topic_in, here.topic_out)
+    fill(where, here.topic_in, inputs)
+    with psycopg.connect(where.dsn(), autocommit=True) as connection:
+        connection.execute(f"create schema {here.schema}".encode())
+        connection.execute(f"set search_path = {here.schema}".encode())
+        connection.execute(tables.encode())
+        connection.execute("checkpoint")
+    try:
+        yield here
+    finally:
+        drop_topics(where, here.topic_in, here.topic_out)
+        with psycopg.connect(where.dsn(), autocommit=True) as connection:
+            connection.execute(f"drop schema {here.schema} cascade".encode())
+
+
+def make_topics(where: Servers, *names: str) -> None:
+    admin = AdminClient({"bootstrap.servers": where.bootstrap})
+    for made in admin.create_topics([NewTopic(name, PARTITIONS, 1) for name in names]).values():
+        made.result()
+    time.sleep(0.3)  # until every partition has its leader; nothing tells
+
+
+def drop_topics(where: Servers, *names: str) -> None:
+    admin = AdminClient({"bootstrap.servers": where.bootstrap})
+    for dropped in admin.delete_topics(list(names)).values():
+        with contextlib.suppress(Exception):  # a topic that is not there is gone
+            dropped.result()
+
+
+def fill(where: Servers, topic: str, inputs: Sequence[Input]) -> None:
+    """Put messages on a topic, partitioned as a Java client would. Not measured."""
+    producer = Producer(
+        {
+            "bootstrap.servers": where.bootstrap,
+            "acks": "all",
+            "linger.ms": 20,
+            "partitioner": "murmur2_random",
+            "queue.buffering.max.messages": 1_000_000,
+            "queue.buffering.max.kbytes": 2_000_000,
+        }
+    )
+    for number, each in enumerate(inputs):
+        producer.produce(topic, each.body, each.key, headers=list(each.headers))
+        if number % 5000 == 0:
+            producer.poll(0)
+    if producer.flush(120):
+        raise SystemExit(f"{topic}: not everything could be put on it within 120 s")
+
+
+def topic_size(where: Servers, topic: str) -> int:
+    """Messages on a topic."""
+    consumer = Consumer({"bootstrap.servers": where.bootstrap, "group.id": "benchmark-count"})
+    try:
+        total = 0
+        for partition in range(PARTITIONS):
+            ends = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
+            assert ends is not None
+            total += ends[1] - ends[0]
+        return total
+    finally:
+        consumer.close()
+
+
+def ask(here: Place, sql: str) -> int:
+    """One number from a run's schema."""
+    with psycopg.connect(here.servers.dsn(), autocommit=True) as connection:
+        connection.execute(f"set search_path = {here.schema}".encode())
+        row = connection.execute(sql.encode()).fetchone()
+        assert row is not None
+        return int(row[0])
+
+
+def check(here: Place, inbox: str = "inbox", outbox: str = "outbox") -> None:
+    """It counts only if every row is there: one inbox row, one payment and one message out for each message in."""
+    found = {
+        "inbox": ask(here, f"select count(*) from {inbox}"),
+        "payments": ask(here, "select count(*) from payments"),
+        "waiting": ask(here, f"select count(*) from {outbox}"),
+        "out": topic_size(here.servers, here.topic_out),
+    }
+    wanted = {"inbox": here.count, "payments": here.count, "waiting": 0, "out": here.count}
+    assert found == wanted, f"{found} is not {wanted}"
+
+
+# ------------------------------------------------------------------ drivers without types
+
+
+async def connect(here: Place) -> Any:
+    """asyncpg's connection, inside the run's schema."""
+    import asyncpg  # type: ignore[import-untyped]
+
+    return await asyncpg.connect(here.servers.dsn(), server_settings={"search_path": here.schema})
+
+
+async def pool(here: Place, size: int) -> Any:
+    """asyncpg's pool, inside the run's schema."""
+    import asyncpg
+
+    return await asyncpg.create_pool(
+        here.servers.dsn(), min_size=size, max_size=size, server_settings={"search_path": here.schema}
+    )
+
+
+# ------------------------------------------------------------------ CPU time
+
+
+class Meter:
+    """Wall-clock time, and CPU time of this process and of both servers, since it was made.
+
+    The servers are found by who listens on their ports; where the system does not tell, they are left out.
+    """
+
+    def __init__(self, where: Servers) -> None:
+        self._pids = {name: pid for name, url in _named(where) if (pid := _listener(url)) is not None}
+        self._servers = self._read()
+        self._cpu, self._wall = time.process_time(), time.perf_counter()
+
+    def stop(self, messages: int) -> Run:
+        seconds, cpu, servers = time.perf_counter() - self._wall, time.process_time() - self._cpu, self._read()
+        spent = {name: servers[name] - before for name, before in self._servers.items()}
+        return Run(messages, seconds, cpu, spent)
+
+    def _read(self) -> dict[str, float]:
+        return {name: _seconds(pid) for name, pid in self._pids.items()}
+
+
+def _named(where: Servers) -> list[tuple[str, str]]:
+    return [("postgres", where.store), ("kafka", where.broker.partition(",")[0])]
+
+
+def _listener(url: str) -> int | None:
+    """The process that listens on a URL's port here."""
+    parts = urlsplit(url)
+    if parts.hostname not in ("127.0.0.1", "localhost", "::1"):
+        return None
+    try:
+        for each in psutil.net_connections("tcp"):
+            if each.status == psutil.CONN_LISTEN and each.laddr and each.laddr.port == parts.port:
+                return int(each.pid) if each.pid else None
+    except psutil.AccessDenied:
+        pass
+    return None
+
+
+def _seconds(pid: int) -> float:
+    """CPU time of a process, of all below it, and of those that it has seen end."""
+    total, tick = 0.0, os.sysconf("SC_CLK_TCK")
+    for each in family(pid):
+        with contextlib.suppress(OSError):  # a connection's process that has just ended counts with its parent
+            fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
+            total += sum(int(field) for field in fields[11:15]) / tick
+    return total
