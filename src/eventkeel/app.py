@@ -42,17 +42,24 @@ Mode = Literal["worker", "publisher", "relay"]
 ``relay``: store and relay (a command that publishes)."""
 
 _BUILT_IN = {
-    "eventkeel.transports": {"sqlite": "eventkeel.transports.sqlite:SQLiteTransport"},
-    "eventkeel.stores": {"sqlite": "eventkeel.stores.sqlite:SQLiteStore"},
-    "eventkeel.catalogues": {"sqlite": "eventkeel.stores.sqlite:SQLiteCatalogue"},
+    "eventkeel.transports": {
+        "sqlite": "eventkeel.transports.sqlite:SQLiteTransport",
+        "kafka": "eventkeel.transports.kafka:KafkaTransport",
+    },
+    "eventkeel.stores": {
+        "sqlite": "eventkeel.stores.sqlite:SQLiteStore",
+        "postgresql": "eventkeel.stores.postgres:PostgresStore",
+        "postgres": "eventkeel.stores.postgres:PostgresStore",
+    },
+    "eventkeel.catalogues": {
+        "sqlite": "eventkeel.stores.sqlite:SQLiteCatalogue",
+        "postgresql": "eventkeel.stores.postgres:PostgresCatalogue",
+        "postgres": "eventkeel.stores.postgres:PostgresCatalogue",
+    },
 }
-_LATER = {
-    "kafka": "Kafka",
-    "amqp": "RabbitMQ",
-    "amqps": "RabbitMQ",
-    "postgresql": "PostgreSQL",
-    "postgres": "PostgreSQL",
-}
+_LATER = {"amqp": "RabbitMQ", "amqps": "RabbitMQ"}
+_FILES = ("sqlite",)
+"""Schemes whose URLs are paths."""
 
 DRAIN = 20.0
 """Seconds that running deliveries get at shutdown: below the 30 s after which orchestrators kill."""
@@ -105,20 +112,20 @@ def open_catalogue(url: str, store: Store) -> Catalogue:
 def _leaf(group: str, url: str, what: str) -> tuple[Callable[..., Any], str]:
     scheme, _, rest = url.partition(":")
     if scheme in _LATER:
-        raise NotYetSupported(f"{what} {scheme}://…: {_LATER[scheme]} comes with a later version; use sqlite:///PATH")
+        raise NotYetSupported(f"{what} {scheme}://…: {_LATER[scheme]} comes with a later version; use kafka://HOST:PORT")
     target = _BUILT_IN[group].get(scheme)
     for point in importlib.metadata.entry_points(group=group):
         if point.name == scheme:
-            return point.load(), _path(rest)
+            return point.load(), _path(scheme, rest)
     if target is None:
         raise ConfigurationError(f"{what} URL {url!r}: nothing is installed for {scheme!r}; write sqlite:///PATH")
     module, _, name = target.partition(":")
-    return getattr(importlib.import_module(module), name), _path(rest)
+    return getattr(importlib.import_module(module), name), _path(scheme, rest)
 
 
-def _path(rest: str) -> str:
+def _path(scheme: str, rest: str) -> str:
     """``sqlite:a/b`` and ``sqlite:///a/b`` are paths from here, ``sqlite:////a/b`` one from the root."""
-    return rest.removeprefix("///")
+    return rest.removeprefix("///") if scheme in _FILES else rest
 
 
 class Runtime:

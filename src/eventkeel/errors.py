@@ -20,6 +20,7 @@
     ├── AccessDenied              this actor may not do that to a service
     ├── Fenced                    another process owns this partition now
     ├── CommitUnknown             the answer to a commit was lost; the inbox will tell
+    ├── Contention                another transaction was in the way                  (retry)
     ├── StoreUnavailable          the database did not answer in time                 (retry)
     └── BrokerUnavailable         the broker did not answer in time                   (retry)
 
@@ -141,6 +142,11 @@ class Fenced(EventkeelError):
 
 class CommitUnknown(EventkeelError):
     """The answer to COMMIT was lost. It may or may not have happened; the inbox will tell."""
+
+
+class Contention(EventkeelError):
+    """Another transaction was in the way: a lock did not come in time, a deadlock, or a serialization
+    failure. Nobody's fault; the driver's own error is its ``__cause__``."""
 
 
 class StoreUnavailable(EventkeelError):

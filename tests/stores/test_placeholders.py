@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from eventkeel.errors import StatementRefused
 from eventkeel.stores.sqlite.migrate import statements
-from eventkeel.stores.sqlite.placeholders import brief, compile_sql, first_word
+from eventkeel.stores.placeholders import brief, compile_sql, first_word
 
 
 def test_names_become_numbers_and_the_same_name_the_same_number() -> None:

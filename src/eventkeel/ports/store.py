@@ -36,7 +36,11 @@ class Kind(enum.Enum):
     """Never raises; a connection that cannot roll back is discarded."""
     PIPELINE = "pipeline"
     """``params`` is a list of Statements, run strictly in order, without waiting for each where the
-    driver can; ``rows`` of the reply are ``(affected,)`` of each. Raises PipelineFailed."""
+    driver can; ``rows`` of the reply are ``(affected,)`` of each. Raises PipelineFailed. An empty list
+    sends what was kept for ``LATER``."""
+    LATER = "later"
+    """Its answer is not wanted: a driver may send it with the next statement, whose reply then raises
+    its failure too."""
 
 
 class PipelineFailed(Exception):

@@ -11,8 +11,8 @@ import apsw
 
 from eventkeel.errors import ConfigurationError
 from eventkeel.ports.store import Schema
+from eventkeel.stores.placeholders import ENGINES_OWN, brief, first_word
 from eventkeel.stores.sqlite.connection import fetch
-from eventkeel.stores.sqlite.placeholders import ENGINES_OWN, brief, first_word
 from eventkeel.stores.sqlite.unit import SQL
 
 VERSION = 1

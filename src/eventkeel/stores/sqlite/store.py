@@ -29,9 +29,9 @@ from eventkeel.ports.store import (
     StoreCaps,
     Unsent,
 )
+from eventkeel.stores.placeholders import Compiled, brief, compile_sql
 from eventkeel.stores.sqlite.connection import Handle, fetch
 from eventkeel.stores.sqlite.migrate import apply_ddl, framework_tables, register
-from eventkeel.stores.sqlite.placeholders import Compiled, brief, compile_sql
 from eventkeel.stores.sqlite.unit import APPLIED, SKIPPED, SQL, SQLiteUnit
 from eventkeel.stores.sqlite.values import bind
 

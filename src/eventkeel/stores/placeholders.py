@@ -1,4 +1,4 @@
-"""A user's SQL with ``:name`` placeholders, as SQLite wants it, and what it may not say.
+"""A user's SQL with ``:name`` placeholders, as a database wants it, and what it may not say.
 
 The tokenizer knows strings, quoted identifiers, comments, ``::`` casts and ``$$`` quotes, so that the
 same statement means the same on every store.
@@ -7,6 +7,7 @@ same statement means the same on every store.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from eventkeel.errors import StatementRefused
@@ -23,7 +24,8 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 ENGINES_OWN = frozenset({"begin", "commit", "end", "rollback", "savepoint", "release"}) | {
-    *("attach", "detach", "vacuum", "pragma", "reindex", "analyze")
+    *("attach", "detach", "vacuum", "pragma", "reindex", "analyze"),
+    *("start", "abort", "prepare", "execute", "deallocate", "discard", "reset", "listen", "unlisten", "notify", "copy"),
 }
 
 
@@ -34,10 +36,13 @@ class Compiled(NamedTuple):
     """As the user wrote it."""
 
 
-def compile_sql(sql: str) -> Compiled:
-    """``:name`` -> ``?n``. Raises StatementRefused: other placeholders, several statements, or a
-    statement that begins or ends transactions or changes the database's settings."""
-    names: dict[str, int] = {}
+def compile_sql(sql: str, mark: str = "?", *, shared: bool = True) -> Compiled:
+    """``:name`` -> ``?n`` (or ``mark`` and a number). ``shared``: a name that occurs twice is one
+    parameter; not: each occurrence is one of its own, for databases that give each parameter a type.
+
+    Raises StatementRefused: other placeholders, several statements, or a statement that begins or
+    ends transactions or changes the database's settings."""
+    names: list[str] = []
     out: list[str] = []
     at = 0
     first: str | None = None
@@ -53,11 +58,15 @@ def compile_sql(sql: str) -> Compiled:
         elif token["mark"]:
             raise StatementRefused(f"placeholders are written :name, not {token['mark']!r}: {brief(sql)}")
         elif token["name"]:
-            number = names.setdefault(token["name"], len(names) + 1)
-            out += (sql[at : token.start()], f"?{number}")
+            if not shared or token["name"] not in names:
+                names.append(token["name"])
+            number = names.index(token["name"]) + 1 if shared else len(names)
+            out += (sql[at : token.start()], f"{mark}{number}")
             at = token.end()
         elif token["word"]:
             word = token["word"].lower()
+            if previous == "set" and first == "set" and word != "local":
+                raise StatementRefused(f"a setting would outlive the transaction; write 'set local …': {brief(sql)}")
             first = first or word
             if previous == "or" and word == "rollback":
                 raise StatementRefused(f"'or rollback' would end the engine's transaction: {brief(sql)}")
@@ -84,3 +93,15 @@ def first_word(sql: str) -> str:
 def brief(sql: str) -> str:
     text = " ".join(sql.split())
     return text if len(text) <= 120 else text[:119] + "…"
+
+
+def statements(script: str) -> Iterator[str]:
+    """The single statements of a script, each without its semicolon."""
+    at = 0
+    for token in _TOKEN.finditer(script):
+        if token["end"]:
+            if first_word(piece := script[at : token.start()]):
+                yield piece.strip()
+            at = token.end()
+    if first_word(script[at:]):
+        yield script[at:].strip()

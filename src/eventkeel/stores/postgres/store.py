@@ -1,0 +1,460 @@
+"""A service's database in PostgreSQL, in one schema, for any number of processes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import psycopg
+
+from eventkeel.drive import drive
+from eventkeel.errors import ConfigurationError, Contention, NotYetSupported, StoreUnavailable, TransactionError
+from eventkeel.message import Slice
+from eventkeel.ports.store import (
+    GateLease,
+    Head,
+    Held,
+    Kind,
+    LeaseView,
+    Mark,
+    Op,
+    Owned,
+    OwnerRow,
+    Row,
+    Schema,
+    Statement,
+    StoreCaps,
+    Unsent,
+)
+from eventkeel.stores.placeholders import Compiled, brief, compile_sql
+from eventkeel.stores.postgres.arrays import Binary, int4s, int8s
+from eventkeel.stores.postgres.connection import AsyncSide, Seat
+from eventkeel.stores.postgres.migrate import apply_ddl, ask, framework_tables, register
+from eventkeel.stores.postgres.pool import Pool, closed
+from eventkeel.stores.postgres.unit import OWN, SQL, Locks, PostgresUnit, text
+from eventkeel.stores.postgres.url import parse
+from eventkeel.stores.postgres.values import bind
+from eventkeel.stores.postgres.wake import Wake
+
+T = TypeVar("T")
+
+SHARDS = 16
+"""Of the outbox: as many relays can share it."""
+PATIENCE = 10.0
+"""Seconds that a transaction of the store's own may take: a server that is stopped must not stop us for ever."""
+ZOMBIES = 3.0
+"""Seconds that a takeover waits for the open units of the old owner before it ends those that do nothing."""
+_MOST_STATEMENTS = 1000
+_BEGIN = Statement("begin isolation level read committed", (), Kind.BEGIN)
+_COMMIT, _ROLLBACK = Statement("commit", (), Kind.COMMIT), Statement("rollback", (), Kind.ROLLBACK)
+_QUICK = "set local synchronous_commit = off"
+"""For what may safely be done twice (leases, progress): a commit that a crash undoes costs a duplicate, which the
+inboxes absorb, and no wait for the disk."""
+
+
+class PostgresStore:
+    """The store at a ``postgresql://`` URL (``rest``: what follows the scheme). Implements ``ports.store.Store``.
+
+    What a unit has committed is as durable as the server's ``synchronous_commit`` makes it; ``off`` is refused.
+    """
+
+    def __init__(self, rest: str, service: str, *, shards: int = SHARDS) -> None:
+        self.address, self.service = parse(rest), service
+        self.caps = StoreCaps(parallel_units=True, relay_shards=shards)
+        self.store_id = ""
+        self._locks = Locks(self.address.schema)
+        self._pool: Pool | None = None
+        self._wake: Wake | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._consumers: dict[str, int] = {}
+        self._served: tuple[int, ...] = ()
+        self._names: dict[int, str] = {}
+        self._compiled: dict[str, Compiled] = {}
+        self._wakers: list[tuple[Callable[[], None], Callable[[], None]]] = []
+
+    # -- life ----------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Raises StoreUnavailable where the server does not answer, ConfigurationError where it cannot be used."""
+        if self._pool is not None:
+            return
+        pool = Pool(self.address, OWN)
+        connection = await pool.connect()
+        try:
+            await self._alone(connection, lambda: framework_tables(connection, self.address))
+            self.store_id = (await ask(connection, "get_meta", "store_id"))[0][0]
+        finally:
+            await closed(connection)
+        self._pool, self._loop = pool, asyncio.get_running_loop()
+        self._wake = Wake(pool, self.address.schema, self._wake_all)
+
+    async def close(self) -> None:
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        if self._wake is not None:
+            await self._wake.close()
+            self._wake = None
+        self._wakers.clear()
+        pool.close()
+
+    async def migrate(self, want: Schema, *, apply: bool) -> None:
+        connection = await self._opened().connect()
+
+        async def work() -> None:
+            await framework_tables(connection, self.address)
+            await register(connection, want, self.address, apply)
+            if apply:
+                await apply_ddl(connection, want)
+
+        try:
+            await self._alone(connection, work)
+            rows = await ask(connection, "consumers")
+        finally:
+            await closed(connection)
+        self._consumers = {name: number for number, name, *_ in rows}
+        self._names = {number: name for number, name, *_ in rows}
+        self._served = self._numbers((f"{want.service}/*", *(consumer.name for consumer in want.consumers)))
+
+    async def _alone(self, connection: psycopg.AsyncConnection[Any], work: Callable[[], Awaitable[None]]) -> None:
+        """In one transaction, one process after another. Locks of tables come within 5 s or not at all: who waits for
+        one makes everybody behind it wait too."""
+        try:
+            async with connection.transaction():
+                await connection.execute("set local lock_timeout = '60s'; set local statement_timeout = '70s'")
+                await connection.execute(f"select pg_advisory_xact_lock({self._locks.number(b'migrate')})")
+                await connection.execute("set local lock_timeout = '5s'; set local statement_timeout = '10min'")
+                await work()
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise ConfigurationError(
+                f"{self.address.shown}: this user may not make what is missing ({_line(error)}). Grant it create on "
+                "the database or the schema, or make the schema for it"
+            ) from error
+        except psycopg.OperationalError as error:
+            raise StoreUnavailable(f"{self.address.shown} cannot be used now: {_line(error)}") from error
+
+    def _numbers(self, consumers: Iterable[str]) -> tuple[int, ...]:
+        return tuple(self._consumers[name] for name in consumers if name in self._consumers)
+
+    def _opened(self) -> Pool:
+        if self._pool is None:
+            raise ConfigurationError(f"the store {self.address.shown} is not open in this process")
+        return self._pool
+
+    # -- transactions of the store's own ---------------------------------------------------------
+
+    async def run(self, body: Op[T], *, quick: bool = False) -> T:
+        """``body`` in a transaction; ``quick``: whose commit does not wait for the disk."""
+
+        def whole() -> Generator[Statement, Any, T]:
+            yield _BEGIN._replace(params=(_QUICK,)) if quick else _BEGIN
+            try:
+                result = yield from body
+                yield _COMMIT
+            except BaseException:
+                yield _ROLLBACK
+                raise
+            return result
+
+        seat = Seat(self._opened())
+        try:
+            async with asyncio.timeout(PATIENCE + ZOMBIES):
+                return await drive(whole(), AsyncSide(seat))
+        except TimeoutError as error:
+            raise StoreUnavailable(f"{self.address.shown} did not answer within {PATIENCE + ZOMBIES:g} s") from error
+        finally:
+            handle = seat.leave()
+            if handle is not None:
+                handle.doubtful |= handle.begun is not False
+                seat.pool.give_back(handle)
+
+    async def rows(self, name: str, *params: bytes | None) -> list[Row]:
+        """One statement, for looking."""
+
+        def body() -> Op[list[Row]]:
+            return (yield Statement(SQL[name], params)).rows
+
+        return await self.run(body(), quick=True)
+
+    # -- units ---------------------------------------------------------------------------------
+
+    def unit(self) -> PostgresUnit:
+        undecided = self._consumers.get(f"{self.service}/*", 0)
+        pool = self._opened()
+        return PostgresUnit(pool, self._locks, self.caps.relay_shards, self._id, undecided, self.notify)
+
+    def _id(self, consumer: str) -> int:
+        number = self._consumers.get(consumer)
+        if number is None:
+            raise ConfigurationError(f"no consumer {consumer!r} is registered in {self.address.shown}")
+        return number
+
+    def prepare(self, sql: str, params: Any) -> Statement:
+        compiled = self._compiled.get(sql)
+        if compiled is None:
+            if len(self._compiled) >= _MOST_STATEMENTS:
+                self._compiled.clear()
+            compiled = self._compiled[sql] = compile_sql(sql, "$", shared=False)
+        if not compiled.names:
+            return Statement(compiled.sql)
+        try:
+            if isinstance(params, Mapping):
+                return Statement(compiled.sql, [bind(params[name]) for name in compiled.names])
+            return Statement(compiled.sql, [bind(getattr(params, name)) for name in compiled.names])
+        except (KeyError, AttributeError, TransactionError) as error:
+            raise _explained(error, compiled, params) from error
+
+    # -- wake-ups ------------------------------------------------------------------------------
+
+    def on_commit(self, *, outbox: Callable[[], None], gates: Callable[[], None]) -> None:
+        assert self._wake is not None
+        self._wake.start(listen=True)
+        self._wakers.append((outbox, gates))
+
+    def _wake_all(self, outbox: bool, gates: bool) -> None:
+        for wake_relay, wake_due in self._wakers:
+            if outbox:
+                wake_relay()
+            if gates:
+                wake_due()
+
+    def notify(self, outbox: bool = True, gates: bool = True) -> None:
+        """After a commit: this process at once, the others by NOTIFY. From any thread."""
+        if self._loop is None:
+            return
+        try:
+            inside = asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            inside = False
+        if inside:
+            self._told(outbox, gates)
+        else:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to wake here
+                self._loop.call_soon_threadsafe(self._told, outbox, gates)
+
+    def _told(self, outbox: bool, gates: bool) -> None:
+        if self._wake is not None:
+            self._wake.start(listen=False)
+            self._wake.tell(outbox, gates)
+        self._wake_all(outbox, gates)
+
+    # -- ownership -----------------------------------------------------------------------------
+
+    async def take(
+        self, group: str, member: str, slices: Sequence[Slice], *, ttl: float, now: float, force: bool = False
+    ) -> list[Owned]:
+        """One transaction per slice, in order: waiting for the open units of one holds up no other. A unit that does
+        nothing for seconds (its process was stopped) is ended: what it held could not have been committed any more."""
+        taken: list[Owned] = []
+        for slice in sorted(slices):
+            for last in (False, True):
+                try:
+                    one = await self.run(self._take(group, member, slice, ttl, now, force), quick=True)
+                except Contention:
+                    await self.rows("holders", int8s([self._locks.slice(group, slice)]))
+                    if last and force:
+                        raise
+                    continue
+                if one is not None:
+                    taken.append(one)
+                break
+        return taken
+
+    def _take(self, group: str, member: str, slice: Slice, ttl: float, now: float, force: bool) -> Op[Owned | None]:
+        place = (group.encode(), slice.topic.encode(), b"%d" % slice.partition, b"%d" % slice.generation)
+        asked = Statement(SQL["owner"], place)
+        if _leave(_owner_of((yield asked).rows), member, ttl, now, force):
+            return None
+        yield Statement(f"set local lock_timeout = '{ZOMBIES:g}s'", (), Kind.LATER)
+        yield Statement(SQL["locks"], (int8s([self._locks.slice(group, slice)]),))
+        found = _owner_of((yield asked).rows)
+        if _leave(found, member, ttl, now, force):
+            return None
+        owner, epoch, position, incarnation, _ = found
+        yield Statement(SQL["take"], (*place, member.encode(), b"%d" % (epoch + 1), b"%r" % (now + ttl)))
+        return Owned(slice, epoch + 1, position, incarnation, owner not in ("", member))
+
+    async def lease(self, group: str, member: str, held: Mapping[Slice, int], *, ttl: float, now: float) -> LeaseView:
+        """Renews the member's row only: an owner row that a unit has locked must not hold up the renewal."""
+        name, who = group.encode(), member.encode()
+
+        def body() -> Op[tuple[list[Row], list[Row]]]:
+            yield Statement(SQL["alive"], (name, who, b"%r" % (now + ttl)), Kind.LATER)
+            yield Statement(SQL["bury_members"], (name, b"%r" % (now - 100 * ttl)), Kind.LATER)
+            members = (yield Statement(SQL["members"], (name, b"%r" % now, b"%r" % _latest(now, ttl)))).rows
+            return members, (yield Statement(SQL["owners"], (name,))).rows
+
+        members, rows = await self.run(body(), quick=True)
+        owners = tuple(
+            OwnerRow(Slice(topic, partition, generation), owner, epoch, until, position)
+            for topic, partition, generation, owner, epoch, until, position in rows
+        )
+        mine = {row.slice: row.epoch for row in owners if row.owner == member}
+        lost = tuple(slice for slice, epoch in held.items() if mine.get(slice) != epoch)
+        return LeaseView(tuple(name for (name,) in members), owners, lost)
+
+    async def leave(self, group: str, member: str) -> None:
+        def body() -> Op[None]:
+            yield Statement(SQL["leave"], (group.encode(), member.encode()))
+            yield Statement(SQL["free"], (group.encode(), member.encode()))
+
+        await self.run(body(), quick=True)
+        self.notify()
+
+    async def progress(self, group: str, marks: Sequence[Mark], *, release: bool, now: float) -> tuple[Slice, ...]:
+        def body() -> Op[tuple[Slice, ...]]:
+            refused: list[Slice] = []
+            for slice, epoch, position, incarnation in sorted(marks, key=lambda mark: mark.slice):
+                params = (
+                    None if position is None else b"%d" % position,
+                    incarnation.encode(),
+                    group.encode(),
+                    slice.topic.encode(),
+                    b"%d" % slice.partition,
+                    b"%d" % slice.generation,
+                    b"%d" % epoch,
+                    b"true" if release else b"false",
+                )
+                if not (yield Statement(SQL["progress"], params)).rows:
+                    refused.append(slice)
+            return tuple(refused)
+
+        refused = await self.run(body(), quick=True)
+        if release:
+            self.notify()
+        return refused
+
+    # -- outbox --------------------------------------------------------------------------------
+
+    async def unsent(self, shards: Sequence[int], limit: int, *, heads_only: bool = False) -> list[Unsent]:
+        if not shards:
+            return []
+        rows = await self.rows("unsent_heads" if heads_only else "unsent", int4s(shards), b"%d" % limit)
+        return [Unsent(*row) for row in rows]
+
+    async def sent(self, group: str, shard: Slice, epoch: int, ids: Sequence[int]) -> bool:
+        if not ids:
+            return True
+        rows = await self.rows("sent", *_place(group, shard), b"%d" % epoch, int8s(ids))
+        return bool(rows[0][0])
+
+    async def stuck(self, group: str, shard: Slice, epoch: int, id: int, reason: str) -> bool:
+        return bool(await self.rows("stuck", *_place(group, shard), b"%d" % epoch, b"%d" % id, text(reason)))
+
+    # -- gates ---------------------------------------------------------------------------------
+
+    async def due(self, consumers: Sequence[str], member: str, *, limit: int, ttl: float, now: float) -> list[Head]:
+        mine = int4s(self._numbers(consumers))
+        if not await self.rows("any_due", b"%r" % now, mine):
+            return []
+        return await self.run(self._lease_heads(mine, member, limit, ttl, now))
+
+    def _lease_heads(self, mine: bytes, member: str, limit: int, ttl: float, now: float) -> Op[list[Head]]:
+        heads: list[Head] = []
+        asked = (b"%r" % now, b"%d" % limit, mine, b"%r" % _latest(now, ttl))
+        for consumer, topic, key, owner in (yield Statement(SQL["due"], asked)).rows:
+            place = (b"%d" % consumer, topic.encode(), Binary(key))
+            rows = (yield Statement(SQL["head"], place)).rows
+            if not rows:
+                yield Statement(SQL["drop_gate"], place)
+                continue
+            held, state = _held(rows[0])
+            if state == "dead":
+                why = (b"%d" % held.attempts, text(held.reason))
+                yield Statement(SQL["set_gate"], (b"blocked", b"0", *why, *place))
+                continue
+            reply = yield Statement(SQL["lease_gate"], (member.encode(), b"%r" % (now + ttl), *place))
+            leased = GateLease(self._names[consumer], topic, key, reply.rows[0][0])
+            heads.append(Head(leased, held, now + ttl, suspect=owner not in ("", member)))
+        return heads
+
+    async def next_due(self, now: float) -> float | None:
+        due: float | None = (await self.rows("next_due", int4s(self._served)))[0][0]
+        return due
+
+    async def next_head(self, lease: GateLease) -> Held | None:
+        place = (b"%d" % self._id(lease.consumer), lease.topic.encode(), Binary(lease.key))
+
+        def body() -> Op[list[Row]]:
+            if not (yield Statement(SQL["gate_ours"], (*place, b"%d" % lease.epoch))).rows:
+                return []
+            return (yield Statement(SQL["head"], place)).rows
+
+        rows = await self.run(body(), quick=True)
+        if not rows:
+            return None
+        held, state = _held(rows[0])
+        return held if state == "parked" else None
+
+    # -- the rest ------------------------------------------------------------------------------
+
+    async def journal(self, consumer: str, event_id: bytes, step: str, result: bytes | None) -> bytes | None:
+        raise NotYetSupported("Steps come with a later version")
+
+    async def purge(self, *, before: float, limit: int) -> int:
+        def body() -> Op[int]:
+            yield Statement(SQL["purge_attempts"], (b"%r" % before,))
+            return (yield Statement(SQL["purge"], (b"%r" % before, b"%d" % limit))).affected
+
+        return await self.run(body())
+
+
+def _owner_of(rows: list[Row]) -> tuple[str, int, int | None, str, float]:
+    return rows[0] if rows else ("", 0, None, "", 0.0)
+
+
+def _leave(found: tuple[str, int, int | None, str, float], member: str, ttl: float, now: float, force: bool) -> bool:
+    """It is somebody else's, who lives."""
+    owner, _, _, _, until = found
+    return owner not in ("", member) and now < until < _latest(now, ttl) and not force
+
+
+def _place(group: str, slice: Slice) -> tuple[bytes, bytes, bytes, bytes]:
+    return group.encode(), slice.topic.encode(), b"%d" % slice.partition, b"%d" % slice.generation
+
+
+def _latest(now: float, ttl: float) -> float:
+    """No lease that was given by today's clock ends later; what does, is from before the clock was put back."""
+    return now + 10 * ttl + 60.0
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _explained(error: Exception, compiled: Compiled, params: Any) -> TransactionError:
+    """Which parameter it was."""
+    for name in compiled.names:
+        try:
+            bind(params[name] if isinstance(params, Mapping) else getattr(params, name))
+        except TransactionError as refused:
+            return TransactionError(f":{name} in {brief(compiled.text)}: {refused}")
+        except (KeyError, AttributeError):
+            return TransactionError(
+                f"no value for :{name} in {brief(compiled.text)}; parameters are a mapping, or an object with "
+                f"this attribute, and {type(params).__name__} has none"
+            )
+    return TransactionError(str(error))
+
+
+def _held(row: Row) -> tuple[Held, str]:
+    number, topic, partition, generation, position, key, event_id, state, *rest = row
+    headers, body, time, type, fingerprint, attempts, reason, error = rest
+    held = Held(
+        event_id=event_id.bytes,
+        slice=Slice(topic, partition, generation),
+        position=position,
+        key=key,
+        headers=headers,
+        body=body,
+        time=time,
+        type=type,
+        fingerprint=fingerprint,
+        attempts=attempts,
+        reason=reason,
+        error=error,
+        number=number,
+    )
+    return held, state

@@ -1,0 +1,47 @@
+"""The part of a ``postgresql://`` URL behind its scheme: what libpq takes, and where our tables are."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+
+from eventkeel.errors import ConfigurationError
+
+DEFAULTS = {
+    "connect_timeout": "10",
+    "keepalives_idle": "30",
+    "tcp_user_timeout": "30000",
+}
+"""Said to libpq where the URL does not: a peer that vanished is noticed within half a minute."""
+
+
+class Address(NamedTuple):
+    conninfo: str
+    """A URL for libpq."""
+    schema: str
+    shown: str
+    """Without its password, for messages."""
+    pool: int
+
+
+def parse(rest: str) -> Address:
+    """``//user:password@host:port/db?schema=NAME&pool=20&…``; everything but ``schema`` and ``pool`` is libpq's.
+
+    Raises ConfigurationError.
+    """
+    parts = urlsplit("postgresql:" + (rest if rest.startswith("//") else "//" + rest))
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    schema = options.pop("schema", "") or "public"
+    pool = options.pop("pool", "16")
+    if not pool.isdigit() or int(pool) < 2:
+        raise ConfigurationError(f"pool={pool} in the store's URL: write the most connections of a process, from 2 on")
+    if len(schema.encode()) > 63 or "\0" in schema:
+        raise ConfigurationError(f"schema={schema}: a PostgreSQL name has at most 63 bytes")
+    for name, value in DEFAULTS.items():
+        options.setdefault(name, value)
+    options.setdefault("application_name", "eventkeel")
+    conninfo = parts._replace(query=urlencode(options, quote_via=quote)).geturl()
+    host = parts.netloc.rpartition("@")
+    user = unquote(host[0].partition(":")[0])
+    shown = f"postgresql://{user + '@' if user else ''}{host[2]}{parts.path} (schema {schema})"
+    return Address(conninfo, schema, shown, int(pool))
