@@ -180,6 +180,12 @@ class _Base:
             scope.note(error)
             raise
 
+    def _lend(self) -> Op[None]:
+        """Everything of this transaction has to have reached the database, its BEGIN too."""
+        yield from self._open().flush()
+        yield Statement("", [], Kind.PIPELINE)
+        self._direct = True
+
     def _enter(self) -> Op[tuple[str, int]]:
         scope = self._open()
         yield from scope.flush()
@@ -254,10 +260,8 @@ class Transaction(_Base):
     async def native(self) -> Any:
         """The driver's own connection, inside this transaction. Sends the queue first; from then on
         this handler's writes are sent at once. Never begin, commit or roll back on it."""
-        scope = self._open()
-        await self._run(scope.flush())
-        self._direct = True
-        return scope.unit.native
+        await self._run(self._lend())
+        return self._scope.unit.native
 
 
 class SyncTransaction(_Base):
@@ -301,10 +305,8 @@ class SyncTransaction(_Base):
 
     def native(self) -> Any:
         """As ``Transaction.native``."""
-        scope = self._open()
-        self._run(scope.flush())
-        self._direct = True
-        return scope.unit.native
+        self._run(self._lend())
+        return self._scope.unit.native
 
 
 class Steps:

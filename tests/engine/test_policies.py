@@ -10,6 +10,7 @@ from eventkeel.errors import ConfigurationError, FinalError, MalformedMessage
 from eventkeel.message import Slice
 from eventkeel.policy.assignment import plan, quota
 from eventkeel.policy.blame import split
+from eventkeel.policy.crowding import Crowding
 from eventkeel.policy.retry import Retry, backoff, decide
 from eventkeel.policy.watermark import Watermark
 
@@ -104,3 +105,36 @@ def test_members_taking_turns_end_with_every_slice_owned_once(members: int, coun
     counts = [list(owners.values()).count(name) for name in names]
     assert len(owners) == count
     assert max(counts) - min(counts) <= 1
+
+
+def test_units_shrink_where_they_collide_and_grow_again_slowly() -> None:
+    crowding = Crowding(100)
+    crowding.collided(100)
+    assert crowding.limit == 25
+    crowding.collided(100)  # begun before: it says nothing new
+    assert crowding.limit == 25
+    for _ in range(10):
+        crowding.collided(crowding.limit)
+    assert crowding.limit == 1
+
+    def units_until_it_grows() -> int:
+        before, count = crowding.limit, 0
+        while crowding.limit == before:
+            crowding.passed(crowding.limit)
+            count += 1
+        return count
+
+    patience = units_until_it_grows()
+    assert crowding.limit == 2 and patience > 100
+    while crowding.limit < 100:
+        crowding.passed(crowding.limit)
+    crowding.collided(100)
+    assert units_until_it_grows() < patience  # what was forgiven is forgotten
+
+
+def test_a_unit_that_was_not_full_says_nothing_about_larger_ones() -> None:
+    crowding = Crowding(100)
+    crowding.collided(100)
+    for _ in range(1000):
+        crowding.passed(3)
+    assert crowding.limit == 25

@@ -13,6 +13,7 @@ from eventkeel.codec.identity import as_text
 from eventkeel.engine.work import Work
 from eventkeel.handling import Encode, Scope
 from eventkeel.message import Slice
+from eventkeel.policy.crowding import Crowding
 from eventkeel.ports.clock import Clock
 from eventkeel.ports.observer import Observer
 from eventkeel.ports.store import Record, Store, Unit
@@ -75,6 +76,7 @@ class Context:
         self.undecided = f"{service}/*"
         self.source = f"/{service}"
         self._paces: dict[str, Pace] = {}
+        self._crowding: dict[str, Crowding] = {}
 
     def scope(self, unit: Unit, works: Sequence[Work], name: str) -> Scope:
         return Scope(self.store, unit, self._encode(works), self.clock.now(), name, shared=bool(works))
@@ -102,6 +104,12 @@ class Context:
         if pace is None:
             pace = self._paces[consumer] = Pace(self.numbers.unit_seconds / 4)
         return pace
+
+    def crowding(self, consumer: str) -> Crowding:
+        crowding = self._crowding.get(consumer)
+        if crowding is None:
+            crowding = self._crowding[consumer] = Crowding(self.numbers.batch_size)
+        return crowding
 
 
 class Pace:

@@ -20,7 +20,7 @@ from eventkeel.engine.lifecycle import Part
 from eventkeel.engine.running import ERROR_TEXT, Deadline, GivenUp, Runner, error_text
 from eventkeel.engine.unit_of_work import FencedOff, UnitFailed, UnitLimits, unit_of_work
 from eventkeel.engine.work import Share, Work
-from eventkeel.errors import CommitUnknown, StoreUnavailable
+from eventkeel.errors import CommitUnknown, Contention, StoreUnavailable
 from eventkeel.message import Slice
 from eventkeel.policy.blame import split
 from eventkeel.policy.retry import decide
@@ -135,7 +135,7 @@ class Lane(Part):
     def _limit(self, first: Work) -> int:
         if first.share.suspect or first.refusal or self.context.pace(first.name).alone:
             return 1
-        return self.context.numbers.batch_size
+        return self.context.crowding(first.name).limit
 
     async def _process(self, batch: list[Work]) -> None:
         todo = deque([batch])
@@ -178,12 +178,19 @@ class Lane(Part):
                 for work in part:
                     work.renew()
                 if len(part) > 1:
-                    todo.extendleft(reversed(split(part, failed.index)))
+                    todo.extendleft(reversed(split(part, self._blamed(part, failed))))
                 elif await self._failed_alone(part[0], failed.cause):
                     todo.appendleft(part)
             if self._stopping and todo:
                 return  # an interrupted delivery counts no attempt; its next owner runs it
         self._queue.extendleft(reversed(later))
+
+    def _blamed(self, works: Sequence[Work], failed: UnitFailed) -> int | None:
+        """Who met another transaction is not to blame for it."""
+        if not isinstance(failed.cause, Contention):
+            return failed.index
+        self.context.crowding(works[0].name).collided(len(works))
+        return None
 
     async def _run_unit(self, works: Sequence[Work]) -> list[Work]:
         """One unit of work over ``works``; what has to be handed in again."""
@@ -209,6 +216,7 @@ class Lane(Part):
             if isinstance(failed.cause, CommitUnknown | StoreUnavailable):
                 raise failed.cause from failed
             raise
+        self.context.crowding(consumer.name).passed(len(works))
         await self._finish(works, endings)
         return [work for work, ending in zip(works, endings, strict=True) if ending is None]
 

@@ -37,6 +37,7 @@ from eventkeel.stores.postgres.unit import OWN, SQL, Locks, PostgresUnit, text
 from eventkeel.stores.postgres.url import parse
 from eventkeel.stores.postgres.values import bind
 from eventkeel.stores.postgres.wake import Wake
+from eventkeel.stores.postgres.wire import Failed, Item, run_async
 
 T = TypeVar("T")
 
@@ -48,6 +49,7 @@ ZOMBIES = 3.0
 """Seconds that a takeover waits for the open units of the old owner before it ends those that do nothing."""
 _MOST_STATEMENTS = 1000
 _BEGIN = Statement("begin isolation level read committed", (), Kind.BEGIN)
+_OPEN, _CLOSE = Item(_BEGIN.sql, ()), Item("commit", ())
 _COMMIT, _ROLLBACK = Statement("commit", (), Kind.COMMIT), Statement("rollback", (), Kind.ROLLBACK)
 _QUICK = "set local synchronous_commit = off"
 """For what may safely be done twice (leases, progress): a commit that a crash undoes costs a duplicate, which the
@@ -170,13 +172,25 @@ class PostgresStore:
                 handle.doubtful |= handle.begun is not False
                 seat.pool.give_back(handle)
 
-    async def rows(self, name: str, *params: bytes | None) -> list[Row]:
-        """One statement, for looking."""
-
-        def body() -> Op[list[Row]]:
-            return (yield Statement(SQL[name], params)).rows
-
-        return await self.run(body(), quick=True)
+    async def rows(self, name: str, *params: bytes | None, write: bool = False) -> list[Row]:
+        """One statement, in one round trip. ``write``: it changes what may safely be done twice."""
+        asked = Item(SQL[name], params)
+        items = [_OPEN, Item(_QUICK, ()), asked, _CLOSE] if write else [asked]
+        pool = self._opened()
+        handle = await pool.take()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                results = await run_async(handle.wire, handle.wire.exchange(items), asyncio.get_running_loop())
+            return handle.wire.reply(results[2 if write else 0]).rows
+        except Failed as failed:
+            handle.doubtful = write  # its transaction is still open
+            cause = failed.__cause__
+            assert isinstance(cause, Exception)
+            raise cause from cause.__cause__
+        except TimeoutError as error:
+            raise StoreUnavailable(f"{self.address.shown} did not answer within {PATIENCE:g} s") from error
+        finally:
+            pool.give_back(handle)
 
     # -- units ---------------------------------------------------------------------------------
 
@@ -337,11 +351,12 @@ class PostgresStore:
     async def sent(self, group: str, shard: Slice, epoch: int, ids: Sequence[int]) -> bool:
         if not ids:
             return True
-        rows = await self.rows("sent", *_place(group, shard), b"%d" % epoch, int8s(ids))
+        rows = await self.rows("sent", *_place(group, shard), b"%d" % epoch, int8s(ids), write=True)
         return bool(rows[0][0])
 
     async def stuck(self, group: str, shard: Slice, epoch: int, id: int, reason: str) -> bool:
-        return bool(await self.rows("stuck", *_place(group, shard), b"%d" % epoch, b"%d" % id, text(reason)))
+        params = (*_place(group, shard), b"%d" % epoch, b"%d" % id, text(reason))
+        return bool(await self.rows("stuck", *params, write=True))
 
     # -- gates ---------------------------------------------------------------------------------
 
