@@ -260,12 +260,14 @@ class PostgresStore:
         self, group: str, member: str, slices: Sequence[Slice], *, ttl: float, now: float, force: bool = False
     ) -> list[Owned]:
         """One transaction per slice, in order: waiting for the open units of one holds up no other. A unit that does
-        nothing for seconds (its process was stopped) is ended: what it held could not have been committed any more."""
+        nothing for seconds (its process was stopped) is ended: what it held could not have been committed any more.
+
+        Durable before it is believed: an epoch that a crash of the server gave out twice would fence nobody."""
         taken: list[Owned] = []
         for slice in sorted(slices):
             for last in (False, True):
                 try:
-                    one = await self.run(self._take(group, member, slice, ttl, now, force), quick=True)
+                    one = await self.run(self._take(group, member, slice, ttl, now, force))
                 except Contention:
                     await self.rows("holders", int8s([self._locks.slice(group, slice)]))
                     if last and force:
