@@ -1,0 +1,81 @@
+"""RabbitMQ from the system's packages: a node of its own beside the one that a package may have started."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from tools.realservers import install, places, probe, processes
+from tools.realservers.errors import ServersError
+from tools.realservers.server import Server
+
+PLUGINS = ("rabbitmq_consistent_hash_exchange",)
+
+
+class RabbitMQ(Server):
+    """Two processes: the node, and a port mapper of its own that Erlang would otherwise start and leave behind."""
+
+    needs = (install.RABBITMQ,)
+    ports = ("port", "distribution", "epmd")
+
+    @property
+    def url(self) -> str:
+        return f"amqp://guest:guest@{places.HOST}:{self.port()}/"
+
+    def answers(self) -> bool:
+        return probe.rabbitmq(self.port())
+
+    def _prepare(self) -> None:
+        self.data.mkdir(mode=0o700, exist_ok=True)
+        (self.folder / "rabbitmq.conf").write_text(
+            f"listeners.tcp.1 = {places.HOST}:{self.port()}\nlog.console = true\nlog.console.level = info\n"
+        )
+        (self.folder / "enabled_plugins").write_text(f"[{','.join(PLUGINS)}].\n")
+        account = install.account("rabbitmq")
+        if account is not None:
+            if not places.open_to_others(self.folder):
+                raise ServersError(
+                    f"user rabbitmq may not pass through to {self.folder}; name another folder: "
+                    "EVENTKEEL_SERVERS=/some/where"
+                )
+            shutil.chown(self.data, account.pw_uid, account.pw_gid)
+
+    def _environment(self) -> dict[str, str]:
+        mine = {
+            "HOME": self.data,
+            "RABBITMQ_NODENAME": f"eventkeel-{self.port()}@localhost",
+            "RABBITMQ_CONFIG_FILE": self.folder / "rabbitmq",
+            "RABBITMQ_ENABLED_PLUGINS_FILE": self.folder / "enabled_plugins",
+            "RABBITMQ_MNESIA_BASE": self.data / "mnesia",
+            "RABBITMQ_LOG_BASE": self.data / "log",
+            "RABBITMQ_PID_FILE": self.data / "pid",
+            "RABBITMQ_DIST_PORT": self.port("distribution"),
+            "ERL_EPMD_PORT": self.port("epmd"),
+            "ERL_EPMD_ADDRESS": places.HOST,
+        }
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("RABBITMQ_", "ERL_"))}
+        return kept | {key: str(value) for key, value in mine.items()}
+
+    def _launch(self) -> tuple[int, str]:
+        account = install.account("rabbitmq")
+        server = install.rabbitmq()
+        if server is None:
+            raise ServersError(f"{self.name}: RabbitMQ is not installed any more")
+        environment = self._environment()
+        mapper: list[str | Path] = [install.epmd() or "epmd", "-port", str(self.port("epmd"))]
+        pid, born = processes.spawn(mapper, log=self.log, folder=self.data, environment=environment, account=account)
+        self._remember(epmd_pid=pid, epmd_born=born)
+        return processes.spawn([server], log=self.log, folder=self.data, environment=environment, account=account)
+
+    def pids(self) -> list[int]:
+        members = super().pids()
+        known = self._recall()
+        mapper = int(known.get("epmd_pid", 0))
+        if mapper and mapper not in members and processes.find(mapper, str(known["epmd_born"])):
+            members.append(mapper)
+        return members
+
+    def stop(self) -> None:
+        super().stop()
+        self._end(self.pids())
