@@ -112,9 +112,9 @@ def servers(broker: str, store: str) -> Iterator[Servers]:
 
 
 @contextlib.contextmanager
-def place(where: Servers, inputs: Sequence[Input], tables: str = "") -> Iterator[Place]:
+def place(where: Servers, inputs: Sequence[Input] = (), tables: str = "", count: int = 0) -> Iterator[Place]:
     """Fresh topics, the first one filled with ``inputs``, and a fresh schema with ``tables``; gone afterwards."""
-    here = Place(where, uuid4().hex[:8], len(inputs))
+    here = Place(where, uuid4().hex[:8], count or len(inputs))
     make_topics(where, here.topic_in, here.topic_out)
     fill(where, here.topic_in, inputs)
     with psycopg.connect(where.dsn(), autocommit=True) as connection:

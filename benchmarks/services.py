@@ -13,6 +13,8 @@ import os
 import time
 from decimal import Decimal
 
+import msgspec
+
 from eventkeel import Event, Service, Transaction
 from eventkeel.engine import faults
 
@@ -52,6 +54,7 @@ spread = Service(
 )
 
 _running: list[str] = []
+encode = msgspec.json.Encoder(decimal_format="number").encode
 
 
 @payments.on(OrderCreated)
@@ -63,8 +66,9 @@ async def take_payment(order: OrderCreated, tx: Transaction) -> None:
 @bulk.on(OrderCreated)
 async def take_payments(orders: list[OrderCreated], tx: Transaction) -> None:
     tx.write(
-        "insert into payments (order_id, amount) select * from unnest(:orders::text[], :amounts::numeric[])",
-        {"orders": [order.order_id for order in orders], "amounts": [order.amount for order in orders]},
+        "insert into payments (order_id, amount) "
+        "select order_id, amount from json_to_recordset(:rows::json) as t (order_id text, amount numeric)",
+        {"rows": as_json(orders)},
     )
     for order in orders:
         tx.publish(PaymentSucceeded(order_id=order.order_id, amount=order.amount))
@@ -87,6 +91,11 @@ async def note_worker(tick: Tick, tx: Transaction) -> None:
         "insert into handled values (:name, :number, :worker, :at)",
         {"name": tick.name, "number": tick.number, "worker": os.getpid(), "at": time.monotonic()},
     )
+
+
+def as_json(orders: list[OrderCreated]) -> str:
+    """Rows for one statement."""
+    return encode([{"order_id": order.order_id, "amount": order.amount} for order in orders]).decode()
 
 
 def _note_commits(path: str) -> None:
