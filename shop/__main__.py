@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
-import sqlite3
 import sys
 import tempfile
 from pathlib import Path
 
 from shop.batch import INCONCLUSIVE, Outcome, Wish, run
+from shop.databases import Unreadable, reading
 from shop.foreign import ForeignerGone
 from shop.placing import NoAnswer
 from shop.running import CannotRun, Place
@@ -20,6 +21,7 @@ examples:
   scripts/shop                              run the shop, watch orders move, Ctrl-C for the verdict
   scripts/shop --orders 1000                place 1,000 orders, wait until quiet, print the ledger
   scripts/shop --orders 1000 --duplicates 0.1 --kills 20 --seed 7 --json
+  scripts/shop --broker kafka://127.0.0.1:9092 --store 'postgresql://me@127.0.0.1/shop?schema={service}'
 
 exit codes: 0 the ledger balances; 1 it does not; 2 the run proved nothing, or could not start
 """
@@ -53,8 +55,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--kills", type=_count, default=0, metavar="K", help="kill service processes K times")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder of the files (.data; with --orders a new one)")
-    parser.add_argument("--broker", default="", metavar="URL", help="default sqlite:///DIR/broker.sqlite3")
-    parser.add_argument("--store", default="", metavar="URL", help="default sqlite:///DIR/{service}.sqlite3")
+    for what, file in (("broker", "broker"), ("store", "{service}")):
+        variable = f"EVENTKEEL_{what.upper()}"
+        text = f"default ${variable}, else sqlite:///DIR/{file}.sqlite3"
+        parser.add_argument(f"--{what}", default=os.environ.get(variable, ""), metavar="URL", help=text)
     parser.add_argument("--port", type=int, default=8000, help="of the orders API, if it is free (8000)")
     parser.add_argument("--json", action="store_true", help="the last line is one JSON object")
     arguments = parser.parse_args(argv)
@@ -73,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
 
         place = Place(arguments.data or Path(".data"), arguments.broker, arguments.store)
         return run_live(place, arguments.port, json_line=arguments.json)
-    except (CannotRun, NoAnswer, ForeignerGone) as error:
+    except (CannotRun, NoAnswer, ForeignerGone, Unreadable) as error:
         print(f"shop: {str(error) or 'the program that writes past Eventkeel has ended'}", file=sys.stderr)
         return INCONCLUSIVE
 
@@ -85,8 +89,8 @@ def _batch(arguments: argparse.Namespace) -> int:
     known = _known_orders(place)
     if known:
         print(
-            f"shop: {data} holds {known:,} orders of an earlier run, and would be counted with them; "
-            "choose another --data",
+            f"shop: {place} holds {known:,} orders of an earlier run, and would be counted with them; "
+            f"{'start new servers, or name another schema and topics' if arguments.store else 'choose another --data'}",
             file=sys.stderr,
         )
         return INCONCLUSIVE
@@ -100,16 +104,11 @@ def _batch(arguments: argparse.Namespace) -> int:
 
 
 def _known_orders(place: Place) -> int:
-    orders = place.store("orders")
-    if not orders.exists():
-        return 0
-    connection = sqlite3.connect(f"file:{orders.resolve()}?mode=ro", uri=True)
     try:
-        return int(connection.execute("select count(*) from orders").fetchone()[0])
-    except sqlite3.Error:
+        with reading(place.store("orders")) as database:
+            return database.number("select count(*) from orders")
+    except Unreadable:  # so there are none
         return 0
-    finally:
-        connection.close()
 
 
 def _report(outcome: Outcome, as_json: bool) -> None:

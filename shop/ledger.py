@@ -1,6 +1,7 @@
 """The ledger: counts by plain SQL what became of the orders, and knows nothing of how they were handled.
 
     python -m shop.ledger .data
+    python -m shop.ledger 'postgresql://user@host/database?schema={service}'
 
 It opens every database read-only and imports nothing of the framework under test.
 """
@@ -11,7 +12,11 @@ import dataclasses
 import json
 import sqlite3
 import sys
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
+
+from shop.databases import Unreadable, file_of, is_postgres, read_only, reading
 
 SQL = {
     # Every order, how often it was paid, and how much.
@@ -38,7 +43,7 @@ SQL = {
                                       where h.order_id = o.order_id) < o.sequence)""",
     "out_of_order": """
         select count(*) from
-        (select sequence, lag(sequence) over (partition by order_id order by number) as previous
+        (select sequence, lag(sequence) over (partition by order_id order by rowid) as previous
          from orders.order_history)
         where previous is not null and sequence < previous""",
     "ordered_pairs": """
@@ -46,23 +51,50 @@ SQL = {
     "dead": """
         select (select count(*) from payments.eventkeel_held where state in ('dead', 'conflict'))
              + (select count(*) from orders.eventkeel_held where state in ('dead', 'conflict'))""",
-    "charged": "select coalesce(sum(cast(round(amount * 100) as integer)), 0) from payments.payments",
+    "charged": "select coalesce(sum(cast(round(amount * 100) as bigint)), 0) from payments.payments",
     "owed": """
-        select coalesce(sum(cast(round(o.amount * 100) as integer)), 0) from orders.orders o
+        select coalesce(sum(cast(round(o.amount * 100) as bigint)), 0) from orders.orders o
         where exists (select 1 from payments.payments p where p.order_id = o.order_id)""",
     # Paid without an order: somebody wrote an OrderCreated past the API, straight into the broker.
     "foreign": """
         select count(*) from payments.payments p
         where not exists (select 1 from orders.orders o where o.order_id = p.order_id)""",
     "foreign_charged": """
-        select coalesce(sum(cast(round(p.amount * 100) as integer)), 0) from payments.payments p
+        select coalesce(sum(cast(round(p.amount * 100) as bigint)), 0) from payments.payments p
         where not exists (select 1 from orders.orders o where o.order_id = p.order_id)""",
 }
 
-DUPLICATES = """
+HELD = ("eventkeel_held (key, state)", "select key, state from eventkeel_held")
+COPIES = {
+    "orders": (
+        (
+            "orders (order_id, user_id, amount numeric, status, sequence)",
+            "select order_id, user_id, cast(amount as text), status, sequence from orders",
+        ),
+        (  # its rows come as they were committed: the rowid of the copy stands for that
+            "order_history (order_id, sequence, status)",
+            "select order_id, sequence, status from order_history order by {commit}",
+        ),
+        HELD,
+    ),
+    "payments": (
+        (
+            "payments (order_id, user_id, amount numeric)",
+            "select order_id, user_id, cast(amount as text) from payments",
+        ),
+        HELD,
+    ),
+}
+"""What is taken over from PostgreSQL, so that one set of statements counts both kinds of database."""
+
+# A row whose epoch is below that of a row of its consumer and partition that was committed before it: the former
+# owner's work, committed after the next one had begun. Rows of one transaction are neither before nor behind.
+EPOCH_VIOLATIONS = """
     select count(*) from
-    (select row_number() over (partition by key order by position) as nth from messages where topic = 'order_events')
-    where nth > 1"""
+    (select epoch, max(epoch) over (partition by consumer, topic, partition order by {order}
+                                    groups between unbounded preceding and 1 preceding) as before
+     from eventkeel_inbox) as numbered
+    where epoch < before"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,31 +133,49 @@ class Ledger:
         )
 
 
-def _read_only(path: Path) -> str:
-    return f"file:{path.resolve()}?mode=ro"
-
-
-def read(orders: Path, payments: Path) -> Ledger:
-    """Count. Raises sqlite3.Error where a database or a table is missing."""
-    connection = sqlite3.connect(":memory:", uri=True)
+def read(orders: Path | str, payments: Path | str) -> Ledger:
+    """Count what the two databases, by path or URL, hold. Raises Unreadable where one or a table is missing."""
     try:
-        connection.execute("attach database ? as orders", (_read_only(orders),))
-        connection.execute("attach database ? as payments", (_read_only(payments),))
-        connection.execute("begin")
-        got = {name: int(connection.execute(sql).fetchone()[0]) for name, sql in SQL.items()}
-    finally:
-        connection.close()
+        with closing(sqlite3.connect(":memory:", uri=True, isolation_level=None)) as books:
+            for name, where in (("orders", orders), ("payments", payments)):
+                if is_postgres(where):
+                    books.execute(f"attach database ':memory:' as {name}")
+                else:
+                    books.execute(f"attach database ? as {name}", (read_only(file_of(where)),))
+            books.execute("begin")
+            for name, where in (("orders", orders), ("payments", payments)):
+                if is_postgres(where):
+                    _copy(str(where), books, name)
+            got = {name: int(books.execute(sql).fetchone()[0]) for name, sql in SQL.items()}
+    except sqlite3.Error as error:
+        raise Unreadable(str(error)) from error
     got["charged"] -= got.pop("foreign_charged")
     return Ledger(**got)
 
 
-def duplicates(broker: Path) -> int:
-    """How many messages of ``order_events`` repeat an order that the broker had before."""
-    connection = sqlite3.connect(_read_only(broker), uri=True)
-    try:
-        return int(connection.execute(DUPLICATES).fetchone()[0])
-    finally:
-        connection.close()
+def _copy(url: str, books: sqlite3.Connection, name: str) -> None:
+    with reading(url) as database:
+        for table, sql in COPIES[name]:
+            books.execute(f"create table {name}.{table}")
+            rows = database.rows(sql.format(commit=database.in_order_of_commit()))
+            places = ", ".join("?" * (table.count(",") + 1))
+            books.executemany(f"insert into {name}.{table.partition(' ')[0]} values ({places})", rows)
+
+
+def epoch_violations(stores: Sequence[Path | str]) -> int | None:
+    """Inbox rows that a former owner of their partition committed too late.
+
+    None: a PostgreSQL server does not remember when transactions were committed, so nobody can tell.
+    Raises Unreadable.
+    """
+    found = 0
+    for store in stores:
+        with reading(store) as database:
+            if not database.knows_commits():
+                return None
+            order = "pg_xact_commit_timestamp(cast(tx as xid))" if database.postgres else "id"
+            found += database.number(EPOCH_VIOLATIONS.format(order=order))
+    return found
 
 
 def read_folder(data: Path) -> Ledger:
@@ -134,11 +184,14 @@ def read_folder(data: Path) -> Ledger:
 
 
 def main() -> int:
-    data = Path(sys.argv[1] if len(sys.argv) > 1 else ".data")
+    where = sys.argv[1] if len(sys.argv) > 1 else ".data"
     try:
-        ledger = read_folder(data)
-    except sqlite3.Error as error:
-        print(f"{data} cannot be read: {error}. Start 'scripts/shop --data {data}' first.", file=sys.stderr)
+        if is_postgres(where):
+            ledger = read(*(where.replace("{service}", name) for name in ("orders", "payment-service")))
+        else:
+            ledger = read_folder(Path(where))
+    except Unreadable as error:
+        print(f"this cannot be read: {error}. Start 'scripts/shop' there first.", file=sys.stderr)
         return 2
     print(json.dumps({**dataclasses.asdict(ledger), "balanced": ledger.balanced}))
     return 0 if ledger.balanced else 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import signal
-import sqlite3
 import sys
 import threading
 import time
@@ -13,11 +12,12 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from shop import ledger
+from shop.brokers import Broker, open_broker
+from shop.databases import reading
 from shop.foreign import Foreigner
 from shop.placing import Api, NoAnswer, Order
 from shop.quiet import wait_until_quiet
@@ -30,34 +30,29 @@ BLINK = 0.25
 """Seconds between two looks at the databases."""
 ROWS = 12
 
-DELIVERED = "select count(*) from messages where topic = 'order_events' and key = ?"
 PAID = "select count(*) from payments where order_id = ?"
-# Messages of an order that payments has not read yet, as far as the broker was told.
-UNREAD = """
-    select (select count(*) from inbound where topic = 'order_events' and key = ?1)
-         + (select count(*) from messages m
-            left join progress g on g.grp = 'payment-service-group' and g.topic = m.topic and g.partition = m.partition
-            where m.topic = 'order_events' and m.key = ?1 and m.position >= coalesce(g.position, 0))"""
-LATEST = """
-    select order_id, user_id, amount, status from orders order by rowid desc limit ?"""
+LATEST = "select order_id, user_id, amount, status from orders order by {latest} limit ?"
+TOPIC = "order_events"
 
 
 def run_live(place: Place, wanted_port: int, *, json_line: bool = False) -> int:
     """Blocks until Ctrl-C (or SIGTERM, or the terminal is closed). 0: the ledger balances; 1: it does not."""
     port = choose_port(wanted_port)
-    say(f"starting orders and payments; their files are in {place.data}")
+    say(f"starting orders and payments; their data is in {place}")
     running = Running(place, port)
     running.start()
     stop = _stop_signal()
     foreigner = Foreigner(place.broker)
     api = Api(HOST, port)
+    broker = open_broker(place.broker)
     try:
         say(f"orders API at http://{HOST}:{port}/orders (POST an order, GET /orders/ORDER_ID); log in {running.log}")
-        _first_order(api, foreigner, place, stop)
+        _first_order(api, foreigner, place, broker, stop)
         _watch(api, foreigner, place, running, stop)
         say("\nstopping: letting the last orders finish")
-        _await_quiet(place, 15)
+        _await_quiet(place, broker, 15)
     finally:
+        broker.close()
         foreigner.close()
         api.close()
         running.stop()
@@ -90,7 +85,7 @@ def _stop_signal() -> threading.Event:
     return stop
 
 
-def _first_order(api: Api, foreigner: Foreigner, place: Place, stop: threading.Event) -> None:
+def _first_order(api: Api, foreigner: Foreigner, place: Place, broker: Broker, stop: threading.Event) -> None:
     """Placed once over HTTP; its message is put into the broker twice more, as a retry would."""
     api.post("/orders", FIRST.body())
     for _ in range(2):
@@ -100,32 +95,23 @@ def _first_order(api: Api, foreigner: Foreigner, place: Place, stop: threading.E
     while not stop.is_set():
         if time.monotonic() > deadline:
             raise CannotRun(f"{FIRST.order_id} was delivered {delivered} times and paid {paid} times after 30 s")
-        delivered, paid = _count(place.broker, DELIVERED), _count(place.stores[1], PAID)
-        if delivered >= 3 and paid and not _count(place.broker, UNREAD):
+        delivered, paid = broker.delivered(TOPIC, FIRST.order_id), _paid(place)
+        if delivered >= 3 and paid and not broker.unread("payment-service-group", TOPIC, FIRST.order_id):
             break
         time.sleep(0.05)
     if stop.is_set():
         return
-    paid = _count(place.stores[1], PAID)
+    paid = _paid(place)
     times = {1: "once", 2: "TWICE"}.get(paid, f"{paid} TIMES")
     say(f"order {FIRST.order_id} of {FIRST.user_id} over 99.99: delivered {delivered} times, paid {times}")
 
 
-def _count(path: Path, sql: str) -> int:
-    with _reading(path) as connection:
-        return int(connection.execute(sql, (FIRST.order_id,)).fetchone()[0])
+def _paid(place: Place) -> int:
+    with reading(place.stores[1]) as database:
+        return database.number(PAID, (FIRST.order_id,))
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[sqlite3.Connection]:
-    connection = sqlite3.connect(f"file:{path.resolve()}?mode=ro", uri=True)
-    try:
-        yield connection
-    finally:
-        connection.close()
-
-
-def _await_quiet(place: Place, seconds: float) -> bool:
+def _await_quiet(place: Place, broker: Broker, seconds: float) -> bool:
     deadline = time.monotonic() + seconds
 
     def enough() -> bool:
@@ -133,7 +119,7 @@ def _await_quiet(place: Place, seconds: float) -> bool:
         return now.lost == 0 and now.untold == 0
 
     return wait_until_quiet(
-        place.broker, place.stores, done=lambda: enough() or time.monotonic() > deadline, stalled_after=seconds
+        broker, place.stores, done=lambda: enough() or time.monotonic() > deadline, stalled_after=seconds
     )
 
 
@@ -150,8 +136,9 @@ def _watch(api: Api, foreigner: Foreigner, place: Place, running: Running, stop:
                 placed += 1
                 order = Order(f"ORD-{uuid.uuid4().hex[:8]}", f"USR{dice.randint(1, 200):03}", dice.randint(100, 30_000))
                 _place(api, foreigner, order, twin=placed % 10 == 0)
-            with _reading(place.stores[0]) as connection:
-                rows = connection.execute(LATEST, (ROWS,)).fetchall()
+            with reading(place.stores[0]) as database:
+                latest = "placed_at desc, order_id" if database.postgres else "rowid desc"
+                rows = database.rows(LATEST.format(latest=latest), (ROWS,))
             show(rows, ledger.read(*place.stores))
 
 

@@ -18,6 +18,8 @@ import threading
 import time
 from pathlib import Path
 
+from shop.databases import shown
+
 SERVICES = ("shop.orders:service", "shop.payments:service")
 HOST = "127.0.0.1"
 
@@ -28,37 +30,51 @@ class CannotRun(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where the shop keeps its files."""
+    """Where the shop keeps what it has: files in a folder, unless URLs say otherwise. Raises CannotRun for
+    a kind of broker or database that the shop's readers do not know."""
 
     data: Path
     broker_url: str = ""
     store_url: str = ""
+    """May contain {service}, and has to where the services shall not meet in one schema."""
+
+    def __post_init__(self) -> None:
+        for url, known in ((self.broker_url, ("sqlite", "kafka")), (self.store_url, ("sqlite", "postgresql"))):
+            scheme, _, rest = url.partition(":")
+            if url and (scheme not in known or not rest):
+                raise CannotRun(
+                    f"{scheme}://…: this shop runs on SQLite, Kafka and PostgreSQL so far; write sqlite:///PATH or "
+                    f"{'kafka://HOST:PORT' if 'kafka' in known else 'postgresql://USER@HOST:PORT/DATABASE'}"
+                )
+        if self.store_url and "{service}" not in self.store_url:
+            raise CannotRun("--store has to contain {service}: each service has a database, or schema, of its own")
 
     @property
-    def broker(self) -> Path:
-        return _path(self.broker_url) if self.broker_url else self.data / "broker.sqlite3"
+    def broker(self) -> str:
+        """Its URL."""
+        return self.broker_url or f"sqlite:///{self.data / 'broker.sqlite3'}"
 
-    def store(self, service: str) -> Path:
+    def store(self, service: str) -> str:
+        """The URL of a service's database."""
+        # The directory itself may contain braces: only what the user wrote as a template is one.
         if self.store_url:
-            return _path(self.store_url.replace("{service}", service))
-        return self.data / f"{service}.sqlite3"
+            return self.store_url.replace("{service}", service)
+        return f"sqlite:///{self.data / service}.sqlite3"
 
     @property
-    def stores(self) -> tuple[Path, Path]:
+    def stores(self) -> tuple[str, str]:
         return self.store("orders"), self.store("payment-service")
 
     def settings(self) -> dict[str, str]:
-        """As the options of ``eventkeel run`` are called."""
-        settings = {"data": str(self.data), "broker": self.broker_url, "store": self.store_url}
+        """As the options of ``eventkeel run`` are called. Said outright, so that no file here says otherwise."""
+        settings = {"data": str(self.data), "broker": self.broker, "store": self.store_url}
+        if not self.store_url and "{" not in str(self.data):
+            settings["store"] = self.store("{service}")
         return {name: value for name, value in settings.items() if value}
 
-
-def _path(url: str) -> Path:
-    """The file of a ``sqlite:`` URL; raises CannotRun for any other, which the ledger cannot open yet."""
-    scheme, _, rest = url.partition(":")
-    if scheme != "sqlite" or not rest:
-        raise CannotRun(f"{url}: this shop runs on SQLite so far; write sqlite:///PATH")
-    return Path(rest.removeprefix("///"))
+    def __str__(self) -> str:
+        kinds = [shown(url) for url in (self.broker_url, self.store_url) if url]
+        return " and ".join(kinds) or str(self.data)
 
 
 class Running:
@@ -67,9 +83,11 @@ class Running:
     def __init__(self, place: Place, port: int, *, workers: int = 1) -> None:
         self.log = place.data / "shop.log"
         self._port = port
-        options = [part for name, value in place.settings().items() for part in (f"--{name}", value)]
         self._command = [sys.executable, "-m", "shop.running", "run", *SERVICES, "--workers", str(workers)]
-        self._command += ["--http", f"{HOST}:{port}", *options]
+        self._command += ["--http", f"{HOST}:{port}"]
+        # By the environment: a command line would show the passwords in URLs to everybody on the machine.
+        options = {f"EVENTKEEL_{name.upper()}": value for name, value in place.settings().items()}
+        self._environment = {**os.environ, **options}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, patience: float = 30.0) -> None:
@@ -82,7 +100,12 @@ class Running:
         with log:
             # A session of its own: Ctrl-C is ours to answer, first by a verdict.
             self._process = subprocess.Popen(
-                self._command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env=self._environment,
+                start_new_session=True,
             )
         deadline = time.monotonic() + patience
         while not listens(self._port):
