@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import importlib.resources
 import os
 import random
-import re
 import socket
 import sys
 import tempfile
@@ -152,13 +150,6 @@ async def begin_immediate_async(connection: apsw.Connection, patience: float = L
             return
         if time.monotonic() > deadline:
             raise Busy(f"another process has held {connection.filename} for {patience:.0f} s")
-
-
-def load_queries(package: str, file: str) -> dict[str, str]:
-    """The named statements of a ``.sql`` file: each begins with a line ``-- name: xyz``."""
-    text = importlib.resources.files(package).joinpath(file).read_text("utf-8")
-    parts = re.split(r"^-- name: *(\w+) *$", text, flags=re.MULTILINE)
-    return {name: body.strip().rstrip(";") for name, body in zip(parts[1::2], parts[2::2], strict=True)}
 
 
 class Wake:

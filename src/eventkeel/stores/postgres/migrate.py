@@ -12,6 +12,7 @@ from psycopg import sql
 
 from eventkeel.errors import ConfigurationError, StoreUnavailable
 from eventkeel.ports.store import Schema
+from eventkeel.stores.common import check_renamed
 from eventkeel.stores.placeholders import ENGINES_OWN, brief, first_word, statements
 from eventkeel.stores.postgres.unit import SQL
 from eventkeel.stores.postgres.url import Address
@@ -91,20 +92,6 @@ async def _check_service(db: Connection, service: str, address: Address, apply: 
             f"{address.shown} belongs to service {rows[0][0]!r}; {service!r} needs a schema of its own. Put "
             "?schema={service} into the store URL"
         )
-
-
-def check_renamed(known: dict[str, set[str]], wanted: dict[str, set[str]]) -> None:
-    """A consumer that vanishes while another appears on the same event was probably renamed: its
-    inbox would be forgotten, and what is still on its way would take effect again."""
-    for gone in sorted(known.keys() - wanted.keys()):
-        for new in sorted(wanted.keys() - known.keys()):
-            if both := known[gone] & wanted[new]:
-                old = gone.partition("/")[2]
-                raise ConfigurationError(
-                    f"handler {new!r} appeared and {gone!r} vanished, both on {', '.join(sorted(both))}. Renamed? Then "
-                    f'keep its inbox: write @service.on(…, name="{old}"). Really another one? Then start the service '
-                    "once without both, and then with the new one"
-                )
 
 
 async def apply_ddl(db: Connection, want: Schema) -> None:

@@ -28,7 +28,9 @@ from eventkeel.ports.store import (
     StoreCaps,
     Unsent,
 )
-from eventkeel.stores.placeholders import Compiled, brief, compile_sql
+from eventkeel.stores.common import explained, latest
+from eventkeel.stores.common import held as held_row
+from eventkeel.stores.placeholders import Compiled, compile_sql
 from eventkeel.stores.postgres.arrays import Binary, int4s, int8s
 from eventkeel.stores.postgres.connection import AsyncSide, Seat
 from eventkeel.stores.postgres.migrate import apply_ddl, ask, framework_tables, register
@@ -218,7 +220,7 @@ class PostgresStore:
                 return Statement(compiled.sql, [bind(params[name]) for name in compiled.names])
             return Statement(compiled.sql, [bind(getattr(params, name)) for name in compiled.names])
         except (KeyError, AttributeError, TransactionError) as error:
-            raise _explained(error, compiled, params) from error
+            raise explained(error, compiled, params, bind) from error
 
     # -- wake-ups ------------------------------------------------------------------------------
 
@@ -299,7 +301,7 @@ class PostgresStore:
         def body() -> Op[tuple[list[Row], list[Row]]]:
             yield Statement(SQL["alive"], (name, who, b"%r" % (now + ttl)), Kind.LATER)
             yield Statement(SQL["bury_members"], (name, b"%r" % (now - 100 * ttl)), Kind.LATER)
-            members = (yield Statement(SQL["members"], (name, b"%r" % now, b"%r" % _latest(now, ttl)))).rows
+            members = (yield Statement(SQL["members"], (name, b"%r" % now, b"%r" % latest(now, ttl)))).rows
             return members, (yield Statement(SQL["owners"], (name,))).rows
 
         members, rows = await self.run(body(), quick=True)
@@ -370,14 +372,14 @@ class PostgresStore:
 
     def _lease_heads(self, mine: bytes, member: str, limit: int, ttl: float, now: float) -> Op[list[Head]]:
         heads: list[Head] = []
-        asked = (b"%r" % now, b"%d" % limit, mine, b"%r" % _latest(now, ttl))
+        asked = (b"%r" % now, b"%d" % limit, mine, b"%r" % latest(now, ttl))
         for consumer, topic, key, owner in (yield Statement(SQL["due"], asked)).rows:
             place = (b"%d" % consumer, topic.encode(), Binary(key))
             rows = (yield Statement(SQL["head"], place)).rows
             if not rows:
                 yield Statement(SQL["drop_gate"], place)
                 continue
-            held, state = _held(rows[0])
+            held, state = held_row(rows[0])
             if state == "dead":
                 why = (b"%d" % held.attempts, text(held.reason))
                 yield Statement(SQL["set_gate"], (b"blocked", b"0", *why, *place))
@@ -402,7 +404,7 @@ class PostgresStore:
         rows = await self.run(body(), quick=True)
         if not rows:
             return None
-        held, state = _held(rows[0])
+        held, state = held_row(rows[0])
         return held if state == "parked" else None
 
     # -- the rest ------------------------------------------------------------------------------
@@ -425,53 +427,12 @@ def _owner_of(rows: list[Row]) -> tuple[str, int, int | None, str, float]:
 def _leave(found: tuple[str, int, int | None, str, float], member: str, ttl: float, now: float, force: bool) -> bool:
     """It is somebody else's, who lives."""
     owner, _, _, _, until = found
-    return owner not in ("", member) and now < until < _latest(now, ttl) and not force
+    return owner not in ("", member) and now < until < latest(now, ttl) and not force
 
 
 def _place(group: str, slice: Slice) -> tuple[bytes, bytes, bytes, bytes]:
     return group.encode(), slice.topic.encode(), b"%d" % slice.partition, b"%d" % slice.generation
 
 
-def _latest(now: float, ttl: float) -> float:
-    """No lease that was given by today's clock ends later; what does, is from before the clock was put back."""
-    return now + 10 * ttl + 60.0
-
-
 def _line(error: BaseException) -> str:
     return " ".join(str(error).split())
-
-
-def _explained(error: Exception, compiled: Compiled, params: Any) -> TransactionError:
-    """Which parameter it was."""
-    for name in compiled.names:
-        try:
-            bind(params[name] if isinstance(params, Mapping) else getattr(params, name))
-        except TransactionError as refused:
-            return TransactionError(f":{name} in {brief(compiled.text)}: {refused}")
-        except (KeyError, AttributeError):
-            return TransactionError(
-                f"no value for :{name} in {brief(compiled.text)}; parameters are a mapping, or an object with "
-                f"this attribute, and {type(params).__name__} has none"
-            )
-    return TransactionError(str(error))
-
-
-def _held(row: Row) -> tuple[Held, str]:
-    number, topic, partition, generation, position, key, event_id, state, *rest = row
-    headers, body, time, type, fingerprint, attempts, reason, error = rest
-    held = Held(
-        event_id=event_id.bytes,
-        slice=Slice(topic, partition, generation),
-        position=position,
-        key=key,
-        headers=headers,
-        body=body,
-        time=time,
-        type=type,
-        fingerprint=fingerprint,
-        attempts=attempts,
-        reason=reason,
-        error=error,
-        number=number,
-    )
-    return held, state

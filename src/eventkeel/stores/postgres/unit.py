@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from eventkeel._sqlite import load_queries
+from eventkeel._sql import load_queries
 from eventkeel.errors import NotYetSupported
 from eventkeel.fingerprint import conflicts
 from eventkeel.message import Slice

@@ -11,6 +11,7 @@ import apsw
 
 from eventkeel.errors import ConfigurationError
 from eventkeel.ports.store import Schema
+from eventkeel.stores.common import check_renamed
 from eventkeel.stores.placeholders import ENGINES_OWN, brief, first_word
 from eventkeel.stores.sqlite.connection import fetch
 from eventkeel.stores.sqlite.unit import SQL
@@ -42,7 +43,7 @@ def register(db: apsw.Connection, want: Schema, path: str, apply: bool) -> None:
     wanted = {consumer.name: set(consumer.handles) for consumer in want.consumers}
     undecided = f"{want.service}/*"
     known.pop(undecided, None)
-    _check_renamed(known, wanted)
+    check_renamed(known, wanted)
     if not apply:
         if missing := wanted.keys() - known.keys():
             names = ", ".join(sorted(missing))
@@ -66,20 +67,6 @@ def _check_service(db: apsw.Connection, service: str, path: str, apply: bool) ->
             f"{path} belongs to service {rows[0][0]!r}; {service!r} needs a file of its own. Put {{service}} into "
             "the store URL, such as sqlite:///.data/{service}.sqlite3"
         )
-
-
-def _check_renamed(known: dict[str, set[str]], wanted: dict[str, set[str]]) -> None:
-    """A consumer that vanishes while another appears on the same event was probably renamed: its
-    inbox would be forgotten, and what is still on its way would take effect again."""
-    for gone in sorted(known.keys() - wanted.keys()):
-        for new in sorted(wanted.keys() - known.keys()):
-            if both := known[gone] & wanted[new]:
-                old = gone.partition("/")[2]
-                raise ConfigurationError(
-                    f"handler {new!r} appeared and {gone!r} vanished, both on {', '.join(sorted(both))}. Renamed? Then "
-                    f'keep its inbox: write @service.on(…, name="{old}"). Really another one? Then start the service '
-                    "once without both, and then with the new one"
-                )
 
 
 def apply_ddl(db: apsw.Connection, want: Schema) -> None:

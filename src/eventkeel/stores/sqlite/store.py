@@ -29,7 +29,9 @@ from eventkeel.ports.store import (
     StoreCaps,
     Unsent,
 )
-from eventkeel.stores.placeholders import Compiled, brief, compile_sql
+from eventkeel.stores.common import explained, latest
+from eventkeel.stores.common import held as held_row
+from eventkeel.stores.placeholders import Compiled, compile_sql
 from eventkeel.stores.sqlite.connection import Handle, fetch
 from eventkeel.stores.sqlite.migrate import apply_ddl, framework_tables, register
 from eventkeel.stores.sqlite.unit import APPLIED, SKIPPED, SQL, SQLiteUnit
@@ -184,7 +186,7 @@ class SQLiteStore:
                 return Statement(compiled.sql, [bind(params[name]) for name in compiled.names])
             return Statement(compiled.sql, [bind(getattr(params, name)) for name in compiled.names])
         except (KeyError, AttributeError, TransactionError) as error:
-            raise _explained(error, compiled, params) from error
+            raise explained(error, compiled, params, bind) from error
 
     # -- wake-ups ------------------------------------------------------------------------------
 
@@ -219,7 +221,7 @@ class SQLiteStore:
             for slice in slices:
                 rows = fetch(db, SQL["owner"], (group, *slice))
                 owner, epoch, position, incarnation, until = rows[0] if rows else ("", 0, None, "", 0.0)
-                if owner not in ("", member) and now < until < _latest(now, ttl) and not force:
+                if owner not in ("", member) and now < until < latest(now, ttl) and not force:
                     continue
                 db.execute(SQL["take"], (group, *slice, member, epoch + 1, now + ttl))
                 suspect = owner not in ("", member)
@@ -235,7 +237,7 @@ class SQLiteStore:
                 for slice, epoch in held.items()
                 if not fetch(db, SQL["renew"], (now + ttl, group, *slice, member, epoch))
             ]
-            members = tuple(name for (name,) in db.execute(SQL["members"], (group, now, _latest(now, ttl))))
+            members = tuple(name for (name,) in db.execute(SQL["members"], (group, now, latest(now, ttl))))
             owners = tuple(
                 OwnerRow(Slice(topic, partition, generation), owner, epoch, until, position)
                 for topic, partition, generation, owner, epoch, until, position in db.execute(SQL["owners"], (group,))
@@ -310,16 +312,16 @@ class SQLiteStore:
 
     async def due(self, consumers: Sequence[str], member: str, *, limit: int, ttl: float, now: float) -> list[Head]:
         mine = json.dumps(self._numbers(consumers))
-        if not self._ask("due", (now, 1, mine, _latest(now, ttl))):
+        if not self._ask("due", (now, 1, mine, latest(now, ttl))):
             return []
         heads: list[Head] = []
         async with self._transaction() as db:
-            for consumer, topic, key, owner in fetch(db, SQL["due"], (now, limit, mine, _latest(now, ttl))):
+            for consumer, topic, key, owner in fetch(db, SQL["due"], (now, limit, mine, latest(now, ttl))):
                 rows = fetch(db, SQL["head"], (consumer, topic, key))
                 if not rows:
                     db.execute(SQL["drop_gate"], (consumer, topic, key))
                     continue
-                held, state = _held(rows[0])
+                held, state = held_row(rows[0])
                 if state == "dead":
                     db.execute(SQL["set_gate"], ("blocked", 0.0, held.attempts, held.reason, consumer, topic, key))
                     continue
@@ -340,7 +342,7 @@ class SQLiteStore:
         rows = self._ask("head", place)
         if not rows:
             return None
-        held, state = _held(rows[0])
+        held, state = held_row(rows[0])
         return held if state == "parked" else None
 
     # -- the rest ------------------------------------------------------------------------------
@@ -366,44 +368,3 @@ class SQLiteStore:
             # With the age once more: another process may have purged meanwhile, and a new event have the number.
             db.executemany(SQL["purge"], [(id, before) for id in old])
             return db.total_changes() - at_first
-
-
-def _latest(now: float, ttl: float) -> float:
-    """No lease that was given by today's clock ends later; what does, is from before the clock was put back."""
-    return now + 10 * ttl + 60.0
-
-
-def _explained(error: Exception, compiled: Compiled, params: Any) -> TransactionError:
-    """Which parameter it was."""
-    for name in compiled.names:
-        try:
-            bind(params[name] if isinstance(params, Mapping) else getattr(params, name))
-        except TransactionError as refused:
-            return TransactionError(f":{name} in {brief(compiled.text)}: {refused}")
-        except (KeyError, AttributeError):
-            return TransactionError(
-                f"no value for :{name} in {brief(compiled.text)}; parameters are a mapping, or an object with "
-                f"this attribute, and {type(params).__name__} has none"
-            )
-    return TransactionError(str(error))
-
-
-def _held(row: Row) -> tuple[Held, str]:
-    number, topic, partition, generation, position, key, event_id, state, *rest = row
-    headers, body, time, type, fingerprint, attempts, reason, error = rest
-    held = Held(
-        event_id=event_id,
-        slice=Slice(topic, partition, generation),
-        position=position,
-        key=key,
-        headers=headers,
-        body=body,
-        time=time,
-        type=type,
-        fingerprint=fingerprint,
-        attempts=attempts,
-        reason=reason,
-        error=error,
-        number=number,
-    )
-    return held, state

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
-from eventkeel._sqlite import load_queries
+from eventkeel._sql import load_queries
 from eventkeel.errors import NotYetSupported
 from eventkeel.fingerprint import conflicts
 from eventkeel.message import Slice

@@ -9,7 +9,7 @@ from typing import Any
 import apsw
 import msgspec
 
-from eventkeel._sqlite import load_queries
+from eventkeel._sql import load_queries
 from eventkeel.message import Outgoing
 from eventkeel.ports.transport import Caps, Outcome, Refused, Sent
 
