@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         epilog=_ENVIRONMENT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", choices=[*_WHOLE, *_SINGLE], metavar="COMMAND", help="one of the above")
+    parser.add_argument("command", choices=[*_WHOLE, *_SINGLE, "start"], metavar="COMMAND", help="one of the above")
     parser.add_argument("names", nargs="*", metavar="NAME", help="servers")
     asked = parser.parse_args(arguments)
     servers = Servers()
@@ -56,12 +56,15 @@ def main(arguments: list[str] | None = None) -> int:
             return _WHOLE[asked.command](servers, asked.names)
         if not asked.names:
             raise ServersError(f"name what to {asked.command}: {', '.join(servers.present()) or 'nothing is up here'}")
-        for name in asked.names:
-            for server in servers.members(name):
-                if not server.exists:
-                    raise ServersError(f"{server.name} was not started here: tools/servers up {name}")
+        chosen = [server for name in asked.names for server in servers.members(name)]
+        for server in chosen:
+            server.port()  # or it says that it was never up
+            if asked.command in _SINGLE:
                 _SINGLE[asked.command](server)
-                print(f"{server.name} {server.status}", file=sys.stderr)
+        if asked.command in _STARTS:
+            servers.start(*asked.names)
+        for server in chosen:
+            say(f"{server.name} {server.status}")
     except ServersError as error:
         say(str(error))
         return 1
@@ -121,12 +124,12 @@ def _env(servers: Servers, names: list[str]) -> int:
 _WHOLE = {"up": _up, "down": _down, "status": _status, "env": _env}
 _SINGLE = {
     "kill": Server.kill9,
-    "start": Server.start,
     "stop": Server.stop,
-    "restart": Server.restart,
+    "restart": Server.stop,
     "pause": Server.pause,
     "resume": Server.resume,
 }
+_STARTS = ("start", "restart")
 
 if __name__ == "__main__":
     sys.exit(main())

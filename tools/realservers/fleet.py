@@ -123,10 +123,21 @@ class Servers:
             install.ensure(dict.fromkeys(need for server in wanted for need in server.needs))
             if any(isinstance(server, Kafka) for server in wanted):
                 jars()
-            for server in wanted:
-                server.reserve()
-            self._each(wanted, lambda server: server.start(wait=False))
-            self._each(wanted, lambda server: server.wait())
+            self._start(wanted)
+
+    def start(self, *names: str) -> None:
+        """Those that were up before, again and together: brokers of a cluster wait for each other."""
+        wanted = [server for name in names for server in self.members(name)]
+        for server in wanted:
+            server.port()  # or it says that it was never up
+        with self._alone():
+            self._start(wanted)
+
+    def _start(self, wanted: Sequence[Server]) -> None:
+        for server in wanted:
+            server.reserve()
+        self._each(wanted, lambda server: server.start(wait=False))
+        self._each(wanted, lambda server: server.wait())
 
     def down(self, *kinds: str) -> None:
         """Ends them, all when none is named, and removes their data."""

@@ -97,6 +97,10 @@ class Kafka(Server):
     def _settings(self) -> dict[str, str]:
         return {
             "controller.quorum.voters": f"1@{places.HOST}:{self.port('controller')}",
+            # After a kill the controller believes the broker alive for this long, 9 s unless told, and lets it wait.
+            # Alone it has nobody to hand over to, so that the wait would only cost time.
+            "broker.session.timeout.ms": "3000",
+            "broker.heartbeat.interval.ms": "500",
             "offsets.topic.replication.factor": "1",
             "transaction.state.log.replication.factor": "1",
             "transaction.state.log.min.isr": "1",

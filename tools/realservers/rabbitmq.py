@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 from tools.realservers import install, places, probe, processes
@@ -64,7 +65,7 @@ class RabbitMQ(Server):
             raise ServersError(f"{self.name}: RabbitMQ is not installed any more")
         environment = self._environment()
         mapper: list[str | Path] = [install.epmd() or "epmd", "-port", str(self.port("epmd"))]
-        pid, born = processes.spawn(mapper, log=self.log, folder=self.data, environment=environment, account=account)
+        pid, born = processes.spawn(mapper, log=self.log, folder=self.folder, environment=environment, account=account)
         self._remember(epmd_pid=pid, epmd_born=born)
         return processes.spawn([server], log=self.log, folder=self.data, environment=environment, account=account)
 
@@ -77,5 +78,8 @@ class RabbitMQ(Server):
         return members
 
     def stop(self) -> None:
-        super().stop()
-        self._end(self.pids())
+        node = super().pids()
+        processes.send(node, signal.SIGCONT)
+        processes.send(node[:1], signal.SIGTERM)
+        processes.wait_until_gone(node, 20.0)
+        self._end(self.pids())  # the port mapper at least, which serves until it is ended
