@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import time
 from collections import defaultdict
@@ -22,10 +21,10 @@ import msgspec
 
 from benchmarks import kafka_twin
 from benchmarks.job import Figure, Run, figure, machine_speed, orders, uuid7
+from benchmarks.processes import child
 from benchmarks.servers import Place, Servers, add_options, check, place, servers, topic_size
 
 BATCH, LANES = 500, 4
-PATIENCE = 300.0
 
 
 class Variant(msgspec.Struct, frozen=True):
@@ -172,20 +171,6 @@ def measure(where: Servers, variant: Variant, count: int) -> Run:
         else:
             assert topic_size(where, here.topic_in) == count
         return msgspec.json.decode(run, type=Run)
-
-
-def child(module: str, task: msgspec.Struct, tag: str) -> bytes:
-    """Run ``module`` with a task on its standard input; the last line that it says."""
-    ended = subprocess.run(
-        [sys.executable, "-m", module, "--task"],
-        input=msgspec.json.encode(task),
-        stdout=subprocess.PIPE,
-        timeout=PATIENCE,
-        env={**os.environ, "EVENTKEEL_BENCHMARK_TAG": tag},
-    )
-    if ended.returncode:
-        raise SystemExit(f"{module} {msgspec.json.encode(task).decode()} ended with {ended.returncode}")
-    return ended.stdout.splitlines()[-1]
 
 
 def obey() -> None:

@@ -53,7 +53,7 @@ def publisher(data: str, name: str, count: int, go: Any) -> None:
 
 
 async def _publish(data: str, name: str, count: int, go: Any) -> None:
-    transport = open_transport(Config.load({"data": data}).broker_url)
+    transport = open_transport(Config.load({"data": data}, environ={}, file=None).broker_url)
     await transport.open()
     await transport.topology(Topology(topics=(TopicWant("ticks", PARTITIONS),)), apply=True)
     go.wait()

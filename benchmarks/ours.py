@@ -32,6 +32,7 @@ def config(here: Place, **settings: Any) -> Config:
             "partitions": PARTITIONS,
             **settings,
         },
+        environ={},
         file=None,
     )
 

@@ -11,6 +11,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
+
+PATIENCE = 300.0
+"""Seconds that a child may take."""
+
 
 def command() -> str:
     """``eventkeel`` of the environment that runs this."""
@@ -22,14 +27,19 @@ def command() -> str:
 
 @contextlib.contextmanager
 def running(*arguments: str, log: Path, environment: dict[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    """``eventkeel ARGUMENTS`` in the background; its output goes to ``log``, which is shown if it died."""
+    """``eventkeel ARGUMENTS`` in the background; its output goes to ``log``, which is shown if it died.
+
+    Where broker and store are is said by the arguments, never by the environment of whoever measures."""
+    inherited = {
+        name: value for name, value in os.environ.items() if name not in ("EVENTKEEL_BROKER", "EVENTKEEL_STORE")
+    }
     with log.open("ab") as output:
         child = subprocess.Popen(
             [command(), *arguments],
             stdout=output,
             stderr=output,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, **(environment or {})},
+            env={**inherited, **(environment or {})},
         )
         try:
             yield child
@@ -45,6 +55,21 @@ def running(*arguments: str, log: Path, environment: dict[str, str] | None = Non
             else:
                 print(log.read_text("utf-8", "replace")[-4000:], file=sys.stderr)
                 print(f"eventkeel {' '.join(arguments)} ended with {died} while it was measured", file=sys.stderr)
+
+
+def child(module: str, task: msgspec.Struct, tag: str) -> bytes:
+    """Run ``module`` with a task on its standard input, and with its own topics; the last line that it says."""
+    told = msgspec.json.encode(task)
+    ended = subprocess.run(
+        [sys.executable, "-m", module, "--task"],
+        input=told,
+        stdout=subprocess.PIPE,
+        timeout=PATIENCE,
+        env={**os.environ, "EVENTKEEL_BENCHMARK_TAG": tag},
+    )
+    if ended.returncode:
+        raise SystemExit(f"{module} {told.decode()} ended with {ended.returncode}")
+    return ended.stdout.splitlines()[-1]
 
 
 def wait_until(true: Callable[[], bool], what: str, seconds: float = 60.0, every: float = 0.05) -> None:

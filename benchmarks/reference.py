@@ -44,7 +44,9 @@ PATIENCE = 120.0
 
 
 def config(data: Path, **settings: Any) -> Config:
-    return Config.load({"data": str(data), "start": "earliest", "partitions": PARTITIONS, **settings})
+    return Config.load(
+        {"data": str(data), "start": "earliest", "partitions": PARTITIONS, **settings}, environ={}, file=None
+    )
 
 
 async def fill(settings: Config, inputs: Sequence[Input]) -> None:

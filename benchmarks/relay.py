@@ -25,7 +25,7 @@ import psycopg
 
 from benchmarks import byhand, kafka_twin
 from benchmarks.job import PARTITIONS, Figure, Run, figure, machine_speed, uuid7
-from benchmarks.kafka import child
+from benchmarks.processes import child
 from benchmarks.servers import Meter, Place, Servers, add_options, ask, connect, place, servers, topic_size
 
 TWIN, OURS, HOT = "twin", "Eventkeel", "Eventkeel, one hot key"

@@ -11,7 +11,7 @@ import contextlib
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
@@ -112,22 +112,22 @@ def servers(broker: str, store: str) -> Iterator[Servers]:
 
 
 @contextlib.contextmanager
-def place(where: Servers, inputs: Sequence[Input] = (), tables: str = "", count: int = 0) -> Iterator[Place]:
-    """Fresh topics, the first one filled with ``inputs``, and a fresh schema with ``tables``; gone afterwards."""
-    here = Place(where, uuid4().hex[:8], count or len(inputs))
-    make_topics(where, here.topic_in, here.topic_out)
-    fill(where, here.topic_in, inputs)
-    with psycopg.connect(where.dsn(), autocommit=True) as connection:
-        connection.execute(f"create schema {here.schema}".encode())
-        connection.execute(f"set search_path = {here.schema}".encode())
-        connection.execute(tables.encode())
-        connection.execute("checkpoint")
+def place(where: Servers, inputs: Iterable[Input] = (), tables: str = "", count: int = 0) -> Iterator[Place]:
+    """Fresh topics, the first one filled with ``inputs``, and a fresh schema with ``tables``; gone afterwards, with
+    every schema whose name begins with this one's. ``count``: how many events this is about; else all of ``inputs``."""
+    here = Place(where, uuid4().hex[:8], count)
     try:
-        yield here
+        make_topics(where, here.topic_in, here.topic_out)
+        filled = fill(where, here.topic_in, inputs)
+        with psycopg.connect(where.dsn(), autocommit=True) as connection:
+            connection.execute(f"create schema {here.schema}".encode())
+            connection.execute(f"set search_path = {here.schema}".encode())
+            connection.execute(tables.encode())
+            connection.execute("checkpoint")
+        yield here if count else msgspec.structs.replace(here, count=filled)
     finally:
         drop_topics(where, here.topic_in, here.topic_out)
-        with psycopg.connect(where.dsn(), autocommit=True) as connection:
-            connection.execute(f"drop schema {here.schema} cascade".encode())
+        drop_schemas(here)
 
 
 def make_topics(where: Servers, *names: str) -> None:
@@ -144,24 +144,33 @@ def drop_topics(where: Servers, *names: str) -> None:
             dropped.result()
 
 
-def fill(where: Servers, topic: str, inputs: Sequence[Input]) -> None:
-    """Put messages on a topic, partitioned as a Java client would. Not measured."""
+def drop_schemas(here: Place) -> None:
+    with psycopg.connect(here.servers.dsn(), autocommit=True) as connection:
+        found = connection.execute("select nspname from pg_namespace where starts_with(nspname, %s)", (here.schema,))
+        for (name,) in found.fetchall():
+            connection.execute(f'drop schema "{name}" cascade'.encode())
+
+
+def fill(where: Servers, topic: str, inputs: Iterable[Input]) -> int:
+    """Put messages on a topic, partitioned as a Java client would, and say how many. Not measured."""
     producer = Producer(
         {
             "bootstrap.servers": where.bootstrap,
             "acks": "all",
             "linger.ms": 20,
             "partitioner": "murmur2_random",
-            "queue.buffering.max.messages": 1_000_000,
-            "queue.buffering.max.kbytes": 2_000_000,
+            "queue.buffering.max.messages": 200_000,
         }
     )
-    for number, each in enumerate(inputs):
+    count = 0
+    for each in inputs:
+        count += 1
         producer.produce(topic, each.body, each.key, headers=list(each.headers))
-        if number % 5000 == 0:
-            producer.poll(0)
+        while len(producer) > 100_000:
+            producer.poll(0.1)
     if producer.flush(120):
         raise SystemExit(f"{topic}: not everything could be put on it within 120 s")
+    return count
 
 
 def topic_size(where: Servers, topic: str) -> int:
