@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
+import msgspec
+
 from shop.databases import Unreadable, file_of, read_only
 
 READS = {
@@ -103,10 +105,10 @@ class SQLiteBroker:
         )
 
     def messages(self, topic: str) -> Sequence[Message]:
-        # Headers lie there packed; what an outsider may read of a message is its key and body.
-        sql = "select partition, position, key, body from messages where topic = ? order by id"
+        sql = """select m.partition, m.position, l.key, l.body, l.headers
+                 from messages m join log l on l.id = m.id where m.topic = ? order by m.id"""
         rows = self._rows(sql, topic)
-        return [Message(part, at, _bytes(key), _bytes(body), ()) for part, at, key, body in rows]
+        return [Message(part, at, key, body, unpack(packed)) for part, at, key, body, packed in rows]
 
     def close(self) -> None:
         pass
@@ -125,8 +127,8 @@ class SQLiteBroker:
             raise Unreadable(f"{self._path}: {error}") from error
 
 
-def _bytes(text: str | None) -> bytes | None:
-    return None if text is None else text.encode()
+unpack = msgspec.msgpack.Decoder(tuple[tuple[str, bytes], ...]).decode
+"""Headers as they lie in a broker's file."""
 
 
 class KafkaBroker:

@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-import sqlite3
+import random
+from collections.abc import Iterable
 from pathlib import Path
+
+from shop.brokers import Broker, Message
+from shop.databases import reading
+
+# Rows in the order in which they were committed. The handler read the account's last row in its own transaction: where
+# that is not the row before, another one came in between (torn).
+PAIRS = """
+    select number, coalesce(previous, -1) as previous, lag(number) over account as before
+    from journal window account as (partition by account order by {commit})"""
 
 SQL = {
     "published": "select count(*) from source",
     "lost": """
         select count(*) from source s
         where not exists (select 1 from journal j where j.account = s.account and j.number = s.number)""",
-    "twice": "select count(*) from (select 1 from journal group by account, number having count(*) > 1)",
+    "twice": """
+        select count(*) from
+        (select 1 from journal group by account, number having count(*) > 1) as repeated""",
     "pairs": "select count(*) - count(distinct account) from journal",
-    "out_of_order": """
-        select count(*) from
-        (select number, lag(number) over (partition by account order by line) as before from journal)
-        where number < before""",
-    # The handler read the last row of the account in its own transaction: another one came in between.
-    "torn": """
-        select count(*) from
-        (select previous, lag(number) over (partition by account order by line) as before from journal)
-        where previous is not before""",
+    "out_of_order": f"select count(*) from ({PAIRS}) as pairs where number < before",
+    "torn": f"select count(*) from ({PAIRS}) as pairs where previous <> coalesce(before, -1)",
     "failed_twice": "select count(*) from journal where attempt >= 3",
 }
 
-# A message that repeats one which the broker had before; bodies of these topics are unique.
-DUPLICATES = """
-    select count(*) from
-    (select row_number() over (partition by topic, key, case topic when 'order_events' then '' else body end
-                               order by id) as nth
-     from messages)
-    where nth > 1"""
+ONE_EACH = "order_events"
+"""Of this topic, two messages of a key are the same fact; of all others, two with the same key and body."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,37 +46,25 @@ class Book:
     failed_twice: int
 
 
-def read(store: Path) -> Book:
-    """Count. Raises sqlite3.Error."""
-    connection = _open(store)
-    try:
-        connection.execute("begin")
-        return Book(**{name: int(connection.execute(sql).fetchone()[0]) for name, sql in SQL.items()})
-    finally:
-        connection.close()
+def read(store: Path | str) -> Book:
+    """Count. Raises shop.databases.Unreadable."""
+    with reading(store) as database:
+        commit = database.in_order_of_commit()
+        return Book(**{name: database.number(sql.format(commit=commit)) for name, sql in SQL.items()})
 
 
-def duplicates(broker: Path) -> int:
-    """Messages on the broker, of all topics, that were there before."""
-    connection = _open(broker)
-    try:
-        return int(connection.execute(DUPLICATES).fetchone()[0])
-    finally:
-        connection.close()
+def duplicates(broker: Broker, topics: Iterable[str]) -> int:
+    """Messages on the broker that were there before."""
+    found = 0
+    for topic in topics:
+        facts = collections.Counter(
+            (message.key, b"" if topic == ONE_EACH else message.body) for message in broker.messages(topic)
+        )
+        found += sum(facts.values()) - len(facts)
+    return found
 
 
-def some_messages(broker: Path, topic: str, number: int) -> list[tuple[str, bytes, str]]:
-    """A random choice of a topic's messages as they lie on the broker: key, packed headers, body."""
-    connection = _open(broker)
-    try:
-        return connection.execute(
-            "select m.key, l.headers, m.body from messages m join log l on l.id = m.id "
-            "where m.topic = ? order by random() limit ?",
-            (topic, number),
-        ).fetchall()
-    finally:
-        connection.close()
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"file:{path.resolve()}?mode=ro", uri=True)
+def some_messages(broker: Broker, topic: str, number: int) -> list[Message]:
+    """A random choice of a topic's messages as they lie on the broker."""
+    there = broker.messages(topic)
+    return random.sample(there, min(number, len(there)))

@@ -31,8 +31,8 @@ create table if not exists source (
     primary key (account, number)
 );
 create table if not exists journal (
-    line integer primary key,
     account text not null,
+    line integer not null,
     number integer not null,
     previous integer,
     attempt integer not null
@@ -79,10 +79,18 @@ async def write_down(event: AccountEvent, tx: Transaction, delivery: Delivery) -
     """Read the account's last number, write the next row; every fiftieth event fails twice."""
     if fails_on_purpose(event.account, event.number) and delivery.attempt <= 2:
         raise FailsOnPurpose(f"account {event.account}, number {event.number}, attempt {delivery.attempt}")
-    previous = await tx.fetch_value(
-        "select number from journal where account = :account order by line desc limit 1", event
+    last = await tx.fetch_one(
+        "select line, number from journal where account = :account order by line desc limit 1", event
     )
+    line, previous = last or (0, None)
     tx.write(
-        "insert into journal (account, number, previous, attempt) values (:account, :number, :previous, :attempt)",
-        {"account": event.account, "number": event.number, "previous": previous, "attempt": delivery.attempt},
+        "insert into journal (account, line, number, previous, attempt) "
+        "values (:account, :line, :number, :previous, :attempt)",
+        {
+            "account": event.account,
+            "line": line + 1,
+            "number": event.number,
+            "previous": previous,
+            "attempt": delivery.attempt,
+        },
     )

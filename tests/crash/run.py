@@ -6,16 +6,16 @@ import collections
 import dataclasses
 import json
 import random
-import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from eventkeel import Headers
 from eventkeel.testing.fleet import Fleet, free_port, wait_for_port
-from eventkeel.testing.nemesis import Nemesis, Tally, plan
+from eventkeel.testing.nemesis import PATIENCE, Killable, Nemesis, Tally, plan
 from shop import ledger
+from shop.brokers import READS, open_broker
+from shop.databases import Unreadable, reading
 from shop.foreign import Foreigner
 from shop.placing import Api, Crowd, Order, made_up
 from shop.quiet import wait_until_quiet
@@ -27,6 +27,9 @@ LEASE = 1.0
 """Seconds: short, so that a stopped process is overtaken soon."""
 STOP = 2.5
 """Seconds for which processes are stopped: well past the lease."""
+RECOVERY = 30.0
+"""Seconds within which every service works again, once a server that was killed answers again."""
+TOPICS = ("order_events", "payment_events", "order_status_events", "account_events")
 CHUNK = 3
 """Account events published in one transaction."""
 
@@ -52,6 +55,11 @@ class Wish:
     need_pairs: int = 5000
     mutant: str = ""
     stalled_after: float = 60.0
+    relays: int = 0
+    """Kills of processes that are just sending, beside the others."""
+    need_relays: int = 0
+    broker_kills: int = 0
+    store_kills: int = 0
 
     def modest(self, kills: int) -> Wish:
         """The same with fewer kills, for a check that everybody can wait for."""
@@ -81,6 +89,7 @@ class Verdict:
     fenced: int
     seconds: float
     problems: tuple[str, ...]
+    epoch_violations: int | None = 0
 
     @property
     def lost(self) -> int:
@@ -99,9 +108,15 @@ class Verdict:
         """Broken promises; any of them is exit 1."""
         found = [
             f"{name} {value}"
-            for name, value in (("lost", self.lost), ("twice", self.twice), ("out of order", self.out_of_order))
+            for name, value in (
+                ("lost", self.lost),
+                ("twice", self.twice),
+                ("out of order", self.out_of_order),
+                ("epoch violations", self.epoch_violations),
+            )
             if value
         ]
+        found += [f"{o.recovery:.1f} s to recover" for o in self.tally.outages if o.recovery > RECOVERY]
         if not self.shop.amounts_equal:
             found.append(f"{self.shop.charged} cents taken of {self.shop.owed} owed")
         return found + list(self.problems)
@@ -117,6 +132,8 @@ class Verdict:
             ("stops between units", self.tally.stops, wish.need_stops),
             ("fenced commits", self.fenced, wish.need_fenced),
             ("ordered pairs", self.book.pairs, wish.need_pairs),
+            ("kills of relays with unconfirmed sends", self.tally.relays, wish.need_relays),
+            ("kills of servers", len(self.tally.outages), wish.broker_kills + wish.store_kills),
             ("events that failed twice", self.book.failed_twice, wish.accounts * (wish.events // EVERY)),
         )
         return [f"{name}: {got}, at least {need} needed" for name, got, need in measured if got < need]
@@ -129,6 +146,7 @@ class Verdict:
         tally, pairs = self.tally, self.book.pairs + self.shop.ordered_pairs
         points = ", ".join(f"{point} {count}" for point, count in sorted(tally.kills_at_points.items()))
         words = {0: "holds", 1: "BROKEN: " + "; ".join(self.wrong), 2: "inconclusive: " + "; ".join(self.too_little)}
+        outages = [f"{o.server} {o.down:.1f} s down, {o.recovery:.1f} s to recover" for o in tally.outages]
         missed = f"; armed and not reached: {dict(tally.missed)}" if tally.missed else ""
         return [
             f"seed {self.wish.seed}: {self.shop.orders} orders, {self.book.published} account events, "
@@ -137,18 +155,40 @@ class Verdict:
             f"{tally.kills_at_moments} at random moments; at points: {points}{missed}",
             f"  stops between units {tally.stops}, inside a unit {tally.stops_in_unit}, "
             f"longest stall {tally.stall:.1f} s, fenced commits {self.fenced}",
+            *([f"  servers killed: {'; '.join(outages)}"] if outages else []),
+            f"  kills of relays with unconfirmed sends {tally.relays}, epoch violations {self.epoch_violations}",
             f"  duplicates delivered {self.duplicates}, events that failed twice {self.book.failed_twice}",
             f"  lost {self.lost}, twice {self.twice}, out of order {self.out_of_order} of {pairs:,} pairs: "
             f"{words[self.code]}",
         ]
 
 
-class CrashRun:
-    """``CrashRun(wish, folder).run()``; the folder keeps databases, logs and ``faults.jsonl``."""
+@dataclasses.dataclass(frozen=True)
+class Where:
+    """What a run works on: files, unless URLs say otherwise."""
 
-    def __init__(self, wish: Wish, folder: Path, tell: Callable[[str], None] = lambda line: None) -> None:
+    broker: str = ""
+    store: str = ""
+    servers: Mapping[str, Killable] = dataclasses.field(default_factory=dict)
+    """Those that may be killed: "broker", "database"."""
+    stop_seconds: float = STOP
+    """How long a process has to be stopped so that another one takes its partitions."""
+    patience: float = PATIENCE
+
+
+class CrashRun:
+    """``CrashRun(wish, folder).run()``; the folder keeps logs, ``faults.jsonl`` and, on SQLite, the databases.
+
+    ``where``: real servers, which can be killed, too.
+    """
+
+    def __init__(
+        self, wish: Wish, folder: Path, tell: Callable[[str], None] = lambda line: None, where: Where | None = None
+    ) -> None:
         self.wish, self.folder, self.tell = wish, folder, tell
-        self.place = Place(folder)
+        self.where = where or Where()
+        self.place = Place(folder, self.where.broker, self.where.store)
+        self.broker = open_broker(self.place.broker)
         self.rng = random.Random(wish.seed)
         self.journal = self.place.store("journal")
         self._twin = threading.Lock()
@@ -196,8 +236,25 @@ class CrashRun:
                 self._send_again(foreigner, wire_twins - due)
                 wire_twins = due
 
-        deeds = plan(self.rng, kills=wish.kills, stops=wish.stops, stops_in_unit=wish.stops_in_unit)
-        nemesis = Nemesis(fleet.folder, deeds, self.rng, stop_seconds=STOP, feed=feed, tell=self.tell)
+        deeds = plan(
+            self.rng,
+            kills=wish.kills,
+            stops=wish.stops,
+            stops_in_unit=wish.stops_in_unit,
+            relays=wish.relays,
+            brokers=wish.broker_kills,
+            stores=wish.store_kills,
+        )
+        nemesis = Nemesis(
+            fleet.folder,
+            deeds,
+            self.rng,
+            stop_seconds=self.where.stop_seconds,
+            feed=feed,
+            tell=self.tell,
+            patience=self.where.patience,
+            servers=self.where.servers,
+        )
         for crowd in crowds:
             crowd.start()
         tally = nemesis.run()
@@ -206,7 +263,10 @@ class CrashRun:
         foreigner.close()
         self.tell("everything is published; waiting until nothing moves any more")
         stores = [*self.place.stores, self.journal]
-        quiet = wait_until_quiet(self.place.broker, stores, done=self._complete, stalled_after=wish.stalled_after)
+        reads = {**READS, "journal": ("account_events",)}
+        quiet = wait_until_quiet(
+            self.broker, stores, done=self._complete, stalled_after=wish.stalled_after, reads=reads
+        )
         if not quiet:
             self._write_down_who_owns_what(stores)
         problems = [f for crowd in crowds for f in crowd.failures[:3]]
@@ -219,10 +279,11 @@ class CrashRun:
             tally,
             ledger.read(*self.place.stores),
             book.read(self.journal),
-            book.duplicates(self.place.broker),
+            book.duplicates(self.broker, TOPICS),
             nemesis.total("unit.fenced"),
             time.monotonic() - began,
             tuple(problems),
+            ledger.epoch_violations(stores),
         )
 
     def _order_jobs(self, foreigner: Foreigner) -> list[Callable[[Api], None]]:
@@ -259,25 +320,25 @@ class CrashRun:
 
     def _send_again(self, foreigner: Foreigner, number: int) -> None:
         """Messages with their envelope, as they lie on the broker: what a relay's duplicate looks like."""
-        for key, packed, body in book.some_messages(self.place.broker, "account_events", number):
-            headers = {name: value.decode() for name, value in Headers.from_packed(packed)}
+        for message in book.some_messages(self.broker, "account_events", number):
+            assert message.key is not None and message.body is not None
+            headers = {name: value.decode() for name, value in message.headers}
             with self._twin:
-                foreigner.append("account_events", key, body, headers)
+                foreigner.append("account_events", message.key.decode(), message.body.decode(), headers)
 
-    def _write_down_who_owns_what(self, stores: list[Path]) -> None:
+    def _write_down_who_owns_what(self, stores: list[str]) -> None:
         """For whoever has to find out why nothing moves: after the drain it would be gone."""
         lines = [f"{time.time():.3f}"]
-        for store in stores:
-            connection = sqlite3.connect(f"file:{store}?mode=ro", uri=True)
-            for table in ("eventkeel_member", "eventkeel_owner", "eventkeel_gate"):
-                lines.append(f"{store.name} {table}")
-                lines += [str(row) for row in connection.execute(f"select * from {table}")]
-            connection.close()
+        for service, store in zip(("orders", "payments", "journal"), stores, strict=True):
+            with reading(store) as database:
+                for table in ("eventkeel_member", "eventkeel_owner", "eventkeel_gate"):
+                    lines.append(f"{service} {table}")
+                    lines += [str(row) for row in database.rows(f"select * from {table}")]
         (self.folder / "stalled.txt").write_text("\n".join(lines), "utf-8")
 
     def _complete(self) -> bool:
         try:
             now, journal = ledger.read(*self.place.stores), book.read(self.journal)
-        except sqlite3.OperationalError:
+        except Unreadable:
             return False
         return now.lost == 0 and now.untold == 0 and now.orders >= self.wish.orders and journal.lost == 0

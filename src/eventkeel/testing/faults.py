@@ -11,8 +11,10 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import random
 import signal
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,9 +46,12 @@ POINTS = (
 )
 """Every point that the engine names, in the order in which a control file counts them."""
 
-Action = Literal["kill", "stop"]
+Action = Literal["kill", "stop", "kill soon"]
+"""``kill soon``: within milliseconds, while the process goes on with what the point announces."""
 
-_ACTIONS: tuple[Action, ...] = ("kill", "stop")
+_SOON = 0.004
+"""Seconds, at most."""
+_ACTIONS: tuple[Action, ...] = ("kill", "stop", "kill soon")
 _OPEN, _ARMED, _ACTION, _STOPPED, _COUNTDOWN, _HITS = 0, 1, 2, 3, 4, 8
 _SIZE = _HITS + 4 * len(POINTS)
 _INDEX = {name: index for index, name in enumerate(POINTS)}
@@ -81,6 +86,11 @@ class Control:
     @unit_open.setter
     def unit_open(self, value: bool) -> None:
         self._map[_OPEN] = value
+
+    @property
+    def sending(self) -> bool:
+        """The process's relay has (or, at the time of its death, had) sends that are not confirmed."""
+        return self.hits("relay.selected") > self.hits("relay.sent")
 
     @property
     def stopped(self) -> bool:
@@ -166,6 +176,8 @@ class Trap:
         self._write(point, action)
         if action == "stop":
             self.control.stop_here()
+        elif action == "kill soon":
+            threading.Timer(random.uniform(0, _SOON), os.kill, (os.getpid(), signal.SIGKILL)).start()
         else:
             os.kill(os.getpid(), signal.SIGKILL)
 

@@ -13,8 +13,12 @@ import threading
 import time
 from pathlib import Path
 
-HOPELESS = 5
+from eventkeel.config import PREFIX
+
+HOPELESS = 6
 """Failures within seconds of the start, one after another, after which a process is not started again."""
+PAUSE = 0.125
+"""Seconds before a process that failed at once is started again: doubled each time."""
 
 
 @dataclasses.dataclass
@@ -36,7 +40,8 @@ class Fleet:
 
     def __init__(self, folder: Path, *, settings: dict[str, str], mutant: str = "") -> None:
         self.folder, self._mutant = folder, mutant
-        self._settings = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+        # By the environment: a command line would show a URL's password to everybody on the machine.
+        self._environment = {**os.environ, **{PREFIX + name.upper(): value for name, value in settings.items()}}
         self._seats: list[_Seat] = []
         self._stopping = threading.Event()
         self._keeper = threading.Thread(target=self._keep, daemon=True)
@@ -45,7 +50,6 @@ class Fleet:
     def add(self, service: str, *, workers: int = 1, http: str = "") -> None:
         """``workers`` processes that handle, or (``http``: HOST:PORT) one that serves its application."""
         command = [sys.executable, "-m", "eventkeel.testing.worker", service, "--faults", str(self.folder)]
-        command += self._settings
         if self._mutant:
             command += ["--mutant", self._mutant]
         if http:
@@ -111,23 +115,33 @@ class Fleet:
         with seat.log.open("ab") as log:
             # Its standard input is a pipe that closes with us: no process under test outlives its test.
             seat.process = subprocess.Popen(
-                seat.command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
+                seat.command,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env=self._environment,
+                start_new_session=True,
             )
         seat.starts += 1
 
     def _keep(self) -> None:
         born = {id(seat): time.monotonic() for seat in self._seats}
+        due: dict[int, float] = {}
         while not self._stopping.wait(0.01):
+            now = time.monotonic()
             for seat in self._seats:
                 if seat.process is None or seat.process.poll() is None or seat.quick_deaths >= HOPELESS:
                     continue
-                failed = seat.process.returncode > 0 and time.monotonic() - born[id(seat)] < 3
-                seat.quick_deaths = seat.quick_deaths + 1 if failed else 0
-                _close(seat.process)
-                if seat.quick_deaths >= HOPELESS:
-                    continue
-                self._spawn(seat)
-                born[id(seat)] = time.monotonic()
+                if id(seat) not in due:
+                    failed = seat.process.returncode > 0 and now - born[id(seat)] < 3
+                    seat.quick_deaths = seat.quick_deaths + 1 if failed else 0
+                    _close(seat.process)
+                    # Longer and longer, as a supervisor would: what it needs may be about to come back.
+                    due[id(seat)] = now + (PAUSE * 2**seat.quick_deaths if failed else 0)
+                if now >= due[id(seat)] and seat.quick_deaths < HOPELESS:
+                    del due[id(seat)]
+                    self._spawn(seat)
+                    born[id(seat)] = time.monotonic()
 
 
 def _close(process: subprocess.Popen[bytes]) -> None:

@@ -13,12 +13,12 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple, Protocol
 
-from eventkeel.testing.faults import Control, order_next
+from eventkeel.testing.faults import Action, Control, order_next
 
 IN_UNIT = ("unit.begun", "unit.claimed", "unit.handled", "unit.before_commit")
 AROUND = (
@@ -40,12 +40,40 @@ AT_START = ("owner.taken",)
 BETWEEN = ("unit.before_begin", "intake.taken")
 """Where a stopped process holds nothing: after its lease, others pass it, and it must be fenced."""
 
-Deed = Literal["kill at a point", "kill at a start", "kill at a moment", "stop between units", "stop in a unit"]
+Deed = Literal[
+    "kill at a point",
+    "kill at a start",
+    "kill at a moment",
+    "kill a relay",
+    "kill the broker",
+    "kill the database",
+    "stop between units",
+    "stop in a unit",
+]
 
 PATIENCE = 2.5
 """Seconds that an armed point may wait for its hit before the deed is done in another way."""
 LAST_MOMENT = 0.05
 """Seconds in which a point that was just disarmed may still bite."""
+LONGEST_RECOVERY = 120.0
+"""Seconds for which somebody who should work again is waited for."""
+
+
+class Killable(Protocol):
+    """A server."""
+
+    def kill9(self) -> None: ...
+
+    def start(self) -> None:
+        """With the same port and data; returns when it answers."""
+
+
+class Outage(NamedTuple):
+    server: str
+    down: float
+    """Seconds from its death until it answered again."""
+    recovery: float
+    """Seconds from then until every service had committed a unit."""
 
 
 @dataclasses.dataclass
@@ -61,18 +89,34 @@ class Tally:
     stops_in_unit: int = 0
     stall: float = 0.0
     """Longest time in which a stopped process kept its service from committing, seconds."""
+    relays: int = 0
+    """Kills of a process whose relay had sent what was not confirmed."""
+    outages: list[Outage] = dataclasses.field(default_factory=list)
     missed: Counter[str] = dataclasses.field(default_factory=Counter)
     """Points that were armed and not reached in time; a kill at a random moment took their place."""
 
 
-def plan(rng: random.Random, *, kills: int, stops: int, stops_in_unit: int) -> list[Deed]:
-    """Half of the kills at named points, a few at a start, the others at random moments; shuffled."""
+def plan(
+    rng: random.Random,
+    *,
+    kills: int,
+    stops: int,
+    stops_in_unit: int,
+    relays: int = 0,
+    brokers: int = 0,
+    stores: int = 0,
+) -> list[Deed]:
+    """Half of the kills at named points, a few at a start, the others at random moments; shuffled.
+    ``relays`` are further kills, of processes that are just sending."""
     at_start = kills // 20
     at_points = kills // 2
     numbers: dict[Deed, int] = {
         "kill at a start": at_start,
         "kill at a point": at_points,
         "kill at a moment": kills - 2 * at_start - at_points,  # a start has to be made: one more kill
+        "kill a relay": relays,
+        "kill the broker": brokers,
+        "kill the database": stores,
         "stop between units": stops,
         "stop in a unit": stops_in_unit,
     }
@@ -85,7 +129,8 @@ class Nemesis:
     """Carries a plan out against the processes that have control files in ``folder``.
 
     ``feed(share)`` is called before each deed: let the workload proceed to that share (0 to 1), so
-    that there is work for the fault to hit.
+    that there is work for the fault to hit. ``patience``: seconds that an armed point may wait for its hit
+    before the deed is done in another way. ``servers`` by name: "broker", "database".
     """
 
     def __init__(
@@ -97,7 +142,10 @@ class Nemesis:
         stop_seconds: float,
         feed: Callable[[float], None],
         tell: Callable[[str], None] = lambda line: None,
+        patience: float = PATIENCE,
+        servers: Mapping[str, Killable] | None = None,
     ) -> None:
+        self.patience, self.servers = patience, servers or {}
         self.folder, self.deeds, self.rng = folder, deeds, rng
         self.stop_seconds, self.feed, self.tell = stop_seconds, feed, tell
         self.tally = Tally()
@@ -106,12 +154,14 @@ class Nemesis:
         self._known: dict[Path, Control] = {}
         self._points = self._endless((*IN_UNIT, *AROUND, *IN_UNIT))
         self._orders = 0
+        self._following = 0.0
 
     def run(self) -> Tally:
         """Do every deed of the plan, one after another; returns what really happened."""
         for number, deed in enumerate(self.deeds):
             self._await_somebody()
             self.feed(number / len(self.deeds))
+            self._following = (number + 1) / len(self.deeds)
             match deed:
                 case "kill at a point":
                     self._kill_at_point(next(self._points))
@@ -119,6 +169,12 @@ class Nemesis:
                     self._kill_at_start()
                 case "kill at a moment":
                     self._kill_at_moment()
+                case "kill a relay":
+                    self._kill_at_point("relay.selected", "kill soon")
+                case "kill the broker":
+                    self._kill_server("broker")
+                case "kill the database":
+                    self._kill_server("database")
                 case "stop between units":
                     self._stop(self.rng.choice((*BETWEEN, BETWEEN[0])))
                 case "stop in a unit":
@@ -128,10 +184,10 @@ class Nemesis:
 
     # -- deeds --------------------------------------------------------------------------------
 
-    def _kill_at_point(self, point: str) -> None:
+    def _kill_at_point(self, point: str, action: Action = "kill") -> None:
         target = self._pick(point)
-        target.arm(point, "kill", self.rng.randint(1, 3))
-        if self._until(lambda: not target.alive, PATIENCE):
+        target.arm(point, action, self.rng.randint(1, 3))
+        if self._until(lambda: not target.alive, self.patience):
             self._note_kill(target, point)
             return
         target.disarm()
@@ -152,7 +208,7 @@ class Nemesis:
         def successor_died() -> bool:
             return any(c.pid not in before and c.role == target.role and not c.alive for c in self._all())
 
-        if self._until(successor_died, 2 * PATIENCE):
+        if self._until(successor_died, 2 * self.patience):
             for control in self._all():
                 if control.pid not in before and control.role == target.role and not control.alive:
                     self._note_kill(control, AT_START[0])
@@ -185,10 +241,37 @@ class Nemesis:
         self.hurt.add(target.pid)
         self.tally.kills += 1
         self.tally.kills_in_unit += target.unit_open
+        self.tally.relays += target.sending
         if point is not None:
             self.tally.kills_at_points[point] += 1
         inside = ", inside a unit of work" if target.unit_open else ""
         self.tell(f"killed {target.role} {target.pid} {'at ' + point if point else 'at a random moment'}{inside}")
+
+    def _kill_server(self, name: str) -> None:
+        """Kill it, start it again, and wait until every service commits again."""
+        server = self.servers[name]
+        steady = {control.pid for control in self._living() if control.hits("unit.over")}
+        began = time.monotonic()
+        server.kill9()
+        time.sleep(self.rng.uniform(0.2, 2.0))
+        server.start()
+        healed = time.monotonic()
+        before = self._commits()
+        self.feed(self._following)
+        recovered = self._until(lambda: all(self._commits()[role] > before[role] for role in before), LONGEST_RECOVERY)
+        seconds = time.monotonic() - healed if recovered else float("inf")
+        self.tally.outages.append(Outage(name, healed - began, seconds))
+        # Whoever had just been started, and found nobody there, may have ended; its supervisor starts it again.
+        self.hurt |= {control.pid for control in self._all() if not control.alive and control.pid not in steady}
+        self.tell(f"killed the {name}, {healed - began:.1f} s down; every service at work {seconds:.1f} s later")
+
+    def _commits(self) -> Counter[str]:
+        """Units that each service has ever committed."""
+        found: Counter[str] = Counter()
+        for control in self._all():
+            if hits := control.hits("unit.committed"):
+                found[control.role] += hits
+        return found
 
     def _stop(self, point: str) -> None:
         """Stop a process past its lease, let the others go on, and wake it up again."""
@@ -211,7 +294,7 @@ class Nemesis:
         for _ in range(4):
             target = self._pick(point)
             target.arm(point, "stop", self.rng.randint(1, 3))
-            if self._until(partial(getattr, target, "stopped"), PATIENCE):
+            if self._until(partial(getattr, target, "stopped"), self.patience):
                 return target
             target.disarm()
             if self._until(partial(getattr, target, "stopped"), LAST_MOMENT):
