@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from operator import methodcaller
 
 from tools.realservers.errors import ServersError
 from tools.realservers.fleet import KINDS, Servers, check_foreign, exports, foreign
 from tools.realservers.install import say
-from tools.realservers.server import Server
 
 _ABOUT = """\
 Real servers for tests and measurements, on free loopback ports, with data in temporary folders. They run on until
@@ -123,11 +123,11 @@ def _env(servers: Servers, names: list[str]) -> int:
 
 _WHOLE = {"up": _up, "down": _down, "status": _status, "env": _env}
 _SINGLE = {
-    "kill": Server.kill9,
-    "stop": Server.stop,
-    "restart": Server.stop,
-    "pause": Server.pause,
-    "resume": Server.resume,
+    "kill": methodcaller("kill9"),
+    "stop": methodcaller("stop"),
+    "restart": methodcaller("stop"),
+    "pause": methodcaller("pause"),
+    "resume": methodcaller("resume"),
 }
 _STARTS = ("start", "restart")
 
