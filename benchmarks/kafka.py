@@ -23,15 +23,19 @@ from benchmarks import kafka_twin
 from benchmarks.job import Figure, Run, figure, machine_speed, orders, uuid7
 from benchmarks.processes import child
 from benchmarks.servers import Place, Servers, add_options, check, place, servers, topic_size
+from benchmarks.where import Sampler
 
 BATCH, LANES = 500, 4
+
+Job = Callable[[Place, Sampler | None], Coroutine[Any, Any, Run]]
+"""Does the whole job in this process. Only Eventkeel is looked at while it runs."""
 
 
 class Variant(msgspec.Struct, frozen=True):
     """One way to do the job."""
 
     name: str
-    run: Callable[[Place], Coroutine[Any, Any, Run]]
+    run: Job
     messages: Callable[[argparse.Namespace], int]
     tables: str = kafka_twin.TABLES
     inbox: str = "inbox"
@@ -39,12 +43,12 @@ class Variant(msgspec.Struct, frozen=True):
     outbox: str = "outbox"
 
 
-def _twin(style: kafka_twin.Style, batch: int) -> Callable[[Place], Coroutine[Any, Any, Run]]:
-    return lambda here: kafka_twin.Twin(here, style, batch, LANES).run()
+def _twin(style: kafka_twin.Style, batch: int) -> Job:
+    return lambda here, _: kafka_twin.Twin(here, style, batch, LANES).run()
 
 
-def _peer(kind: Any) -> Callable[[Place], Coroutine[Any, Any, Run]]:
-    def run(here: Place) -> Coroutine[Any, Any, Run]:
+def _peer(kind: Any) -> Job:
+    def run(here: Place, _: Sampler | None) -> Coroutine[Any, Any, Run]:
         from benchmarks.peer import Peer  # FastStream and SQLAlchemy: only where they run
 
         return Peer(here, kind).run()
@@ -52,11 +56,11 @@ def _peer(kind: Any) -> Callable[[Place], Coroutine[Any, Any, Run]]:
     return run
 
 
-def _ours(service: str, **settings: Any) -> Callable[[Place], Coroutine[Any, Any, Run]]:
-    def run(here: Place) -> Coroutine[Any, Any, Run]:
+def _ours(service: str, **settings: Any) -> Job:
+    def run(here: Place, profile: Sampler | None) -> Coroutine[Any, Any, Run]:
         from benchmarks import ours, services  # topics are read from the environment when it is imported
 
-        return ours.handle(here, getattr(services, service), **settings)
+        return ours.handle(here, getattr(services, service), profile, **settings)
 
     return run
 
@@ -160,27 +164,39 @@ class Task(msgspec.Struct, frozen=True):
 
     variant: str
     place: Place
+    profile: bool
 
 
-def measure(where: Servers, variant: Variant, count: int) -> Run:
+class Outcome(msgspec.Struct, frozen=True):
+    """What a child process says."""
+
+    run: Run
+    where: list[tuple[str, float]]
+    """Part and microseconds of CPU per message; empty where nobody looked."""
+    hottest: list[str]
+
+
+def measure(where: Servers, variant: Variant, count: int, profile: bool = False) -> Outcome:
     """One whole run, in a process of its own."""
     with place(where, orders(count, uuid7), variant.tables) as here:
-        run = child("benchmarks.kafka", Task(variant.name, here), here.tag)
+        said = child("benchmarks.kafka", Task(variant.name, here, profile), here.tag)
         if variant.inbox:
             check(here, variant.inbox, variant.outbox)
         else:
             assert topic_size(where, here.topic_in) == count
-        return msgspec.json.decode(run, type=Run)
+        return msgspec.json.decode(said, type=Outcome)
 
 
 def obey() -> None:
-    """In the child: the task from standard input, its run to standard output."""
+    """In the child: the task from standard input, its outcome to standard output."""
     from benchmarks.reference import run_loop
 
     task = msgspec.json.decode(sys.stdin.buffer.read(), type=Task)
     variant = next(each for each in VARIANTS if each.name == task.variant)
-    done: Run = run_loop(variant.run(task.place))
-    print(msgspec.json.encode(done).decode(), flush=True)
+    profile = Sampler() if task.profile else None
+    done: Run = run_loop(variant.run(task.place, profile))
+    seen = (profile.each(done.messages), profile.hottest(40)) if profile else ([], [])
+    print(msgspec.json.encode(Outcome(done, *seen)).decode(), flush=True)
     os._exit(0)  # what FastStream and the twin leave running is not waited for
 
 
@@ -194,10 +210,27 @@ def compare(
     runs: dict[str, list[Run]] = defaultdict(list)
     for round in range(1, options.runs + 1):
         for variant in variants:
-            done = measure(where, variant, variant.messages(options))
+            done = measure(where, variant, variant.messages(options)).run
             runs[variant.name].append(done)
             say(f"  round {round}: {figure(variant.name, [done])}")
     return {name: figure(name, done) for name, done in runs.items()}
+
+
+def look(where: Servers, variant: Variant, options: argparse.Namespace, say: Callable[..., None]) -> dict[str, float]:
+    """Where the time of one variant goes, per message; a run of its own, because looking costs something."""
+    outcome = measure(where, variant, variant.messages(options), profile=True)
+    run = outcome.run
+    say(f"\nWhere the CPU time goes, {variant.name}, {run.rate:,.0f} /s while it was sampled, µs per message:")
+    spent = {
+        **dict(outcome.where),
+        **{f"server {name}": cost / run.messages * 1e6 for name, cost in run.servers.items()},
+    }
+    for part, cost in spent.items():
+        if cost >= 0.05:
+            say(f"  {cost:8.2f}  {part}")
+    for line in outcome.hottest[: options.hot]:
+        say(f"  {line}")
+    return {part: round(cost, 2) for part, cost in spent.items()}
 
 
 def main() -> None:
@@ -206,6 +239,7 @@ def main() -> None:
     parser.add_argument("--messages", type=int, default=30_000, help="for the fast variants; the slow ones get a share")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--only", action="append", default=[], help="variants whose name contains this (several times)")
+    parser.add_argument("--hot", type=int, default=0, help="also print so many single lines by their own time")
     parser.add_argument("--json", action="store_true", help="one JSON object on the last line")
     parser.add_argument("--task", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -220,6 +254,7 @@ def main() -> None:
     before, began = machine_speed(), time.time()
     with servers(options.broker, options.store) as where:
         figures = compare(where, chosen, options, say)
+        parts = {each.name: look(where, each, options, say) for each in chosen if each.name in (OURS_500, OURS_ONE)}
     say()
     for each in figures.values():
         say(each)
@@ -233,6 +268,7 @@ def main() -> None:
         result = {
             "figures": msgspec.to_builtins(list(figures.values())),
             "ratios": [{**msgspec.to_builtins(each), "holds": each.holds} for each in judged],
+            "where": parts,
             "machine_ms": round(before, 1),
         }
         print(json.dumps(result))

@@ -22,11 +22,12 @@ Place = tuple[str, str, int]
 EVERY = 0.001
 """Seconds of CPU time between two looks; kernels make 4 ms of it."""
 
+_UNIT, _CLAIM = "unit of work, lanes", "begin, fence, claim, append"
 _PARTS = (
     ("handlers, tx.write, tx.publish", ("benchmarks/services.py", "eventkeel/handling.py", "stores/placeholders.py")),
     ("decode", ("eventkeel/codec", "eventkeel/fingerprint.py")),
     ("intake", ("engine/intake.py", "engine/work.py", "policy/watermark.py")),
-    ("unit of work, lanes", ("engine/unit_of_work.py", "engine/lanes.py", "eventkeel/drive.py", "engine/context.py")),
+    (_UNIT, ("engine/unit_of_work.py", "engine/lanes.py", "eventkeel/drive.py", "engine/context.py")),
     ("relay", ("engine/relay.py",)),
     ("broker: read and append", ("transports/", "eventkeel/_sqlite.py")),
     ("leases, settling, the rest", ("eventkeel/",)),
@@ -39,10 +40,10 @@ _IN_STORE = {
     "sent": "relay",
     "unsent": "relay",
     "_ask": "relay",
-    "append": "outbox append",
 }
-_CARRIERS = ("postgres/wire.py", "postgres/connection.py", "postgres/pool.py")
-"""Carry what others ask: whoever asked is charged."""
+_CARRIERS = ("postgres/wire.py", "postgres/connection.py", "postgres/pool.py", "postgres/store.py")
+"""Carry what others ask: whoever asked is charged. What a unit of work asks, by a generator that is not below its
+statement on the stack, is told apart by that."""
 _ENCODERS = frozenset({"encode", "write", "_own_key", "_fact_id", "uuid7", "_timestamp", "_text"})
 _VALUES = ("stores/sqlite/values.py", "stores/postgres/values.py")
 
@@ -77,9 +78,13 @@ class Sampler:
         if frame is not None:
             code = frame.f_code
             self.places[code.co_filename, code.co_name, frame.f_lineno] += spent
+        carried = False
         while frame is not None:
-            if part := _part(frame.f_code.co_filename, frame.f_code.co_name):
-                self.parts[part] += spent
+            file, function = frame.f_code.co_filename, frame.f_code.co_name
+            if function not in _IN_STORE and any(each in file for each in _CARRIERS):
+                carried = True
+            elif part := _part(file, function):
+                self.parts[_CLAIM if carried and part == _UNIT else part] += spent
                 return
             frame = frame.f_back
         self.parts["event loop"] += spent
@@ -133,9 +138,7 @@ def _part(file: str, function: str) -> str | None:
     if any(each in file for each in _VALUES):
         return "statements of handlers"
     if "eventkeel/stores/" in file and "placeholders" not in file:
-        if function not in _IN_STORE and any(each in file for each in _CARRIERS):
-            return None
-        return _IN_STORE.get(function, "begin, fence, claim, append")
+        return _IN_STORE.get(function, _CLAIM)
     if "eventkeel/codec" in file and function in _ENCODERS:
         return "encode"
     return next((part for part, files in _PARTS if any(each in file for each in files)), None)
