@@ -207,6 +207,7 @@ def compare(
     where: Servers, variants: Sequence[Variant], options: argparse.Namespace, say: Callable[..., None]
 ) -> dict[str, Figure]:
     """All variants in turn, round after round: each meets the same weather on a shared machine."""
+    measure(where, VARIANTS[0], max(1000, options.messages // 2))  # not counted: servers are slow at first
     runs: dict[str, list[Run]] = defaultdict(list)
     for round in range(1, options.runs + 1):
         for variant in variants:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shlex
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -94,18 +96,21 @@ def servers(broker: str, store: str) -> Iterator[Servers]:
     if broker and store:
         yield Servers(broker, store)
         return
-    if broker or store or not TOOL.exists():
-        raise SystemExit("say both, --broker kafka://… and --store postgresql://…, or run tools/servers up first")
-    started = subprocess.run([str(TOOL), "up", "kafka", "postgres"], check=True, capture_output=True, text=True)
-    try:
-        said = dict(
-            line.removeprefix("export ").split("=", 1)
-            for line in started.stdout.splitlines()
-            if line.startswith("export ")
-        )
-        yield Servers(said["EVENTKEEL_BROKER"].strip("'\""), said["EVENTKEEL_STORE"].strip("'\""))
-    finally:
-        subprocess.run([str(TOOL), "down"], check=True, capture_output=True)
+    if broker or store:
+        raise SystemExit("say both, --broker kafka://… and --store postgresql://…, or neither for servers of our own")
+    with tempfile.TemporaryDirectory(prefix="eventkeel-benchmark-") as data:
+        own = {**os.environ, "EVENTKEEL_SERVERS": data}  # whatever runs already is not ours to stop
+        try:
+            said = _told(subprocess.run([TOOL, "up", "kafka", "postgres"], check=True, stdout=subprocess.PIPE, env=own))
+            yield Servers(said["EVENTKEEL_BROKER"], said["EVENTKEEL_STORE"])
+        finally:
+            subprocess.run([TOOL, "down"], check=True, stdout=subprocess.DEVNULL, env=own)
+
+
+def _told(ended: subprocess.CompletedProcess[bytes]) -> dict[str, str]:
+    """What lines ``export NAME=VALUE`` say."""
+    words = shlex.split(ended.stdout.decode())
+    return dict(word.split("=", 1) for word in words if "=" in word)
 
 
 # ------------------------------------------------------------------ topics and tables of a run
