@@ -8,11 +8,11 @@ import json
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from eventkeel.testing.fleet import Fleet, free_port, wait_for_port
-from eventkeel.testing.nemesis import PATIENCE, Killable, Nemesis, Tally, plan
+from eventkeel.testing.nemesis import Nemesis, Tally, plan
 from shop import ledger
 from shop.brokers import READS, open_broker
 from shop.databases import Unreadable, reading
@@ -22,11 +22,10 @@ from shop.quiet import wait_until_quiet
 from shop.running import HOST, Place
 from tests.crash import book
 from tests.crash.journal import EVERY
+from tests.crash.places import Where
 
 LEASE = 1.0
 """Seconds: short, so that a stopped process is overtaken soon."""
-STOP = 2.5
-"""Seconds for which processes are stopped: well past the lease."""
 RECOVERY = 30.0
 """Seconds within which every service works again, once a server that was killed answers again."""
 TOPICS = ("order_events", "payment_events", "order_status_events", "account_events")
@@ -60,6 +59,11 @@ class Wish:
     need_relays: int = 0
     broker_kills: int = 0
     store_kills: int = 0
+
+    def without_kills_of_workers(self) -> Wish:
+        return dataclasses.replace(
+            self, kills=0, stops=0, stops_in_unit=0, need_kills_in_unit=0, need_stops=0, need_fenced=0
+        )
 
     def modest(self, kills: int) -> Wish:
         """The same with fewer kills, for a check that everybody can wait for."""
@@ -161,19 +165,6 @@ class Verdict:
             f"  lost {self.lost}, twice {self.twice}, out of order {self.out_of_order} of {pairs:,} pairs: "
             f"{words[self.code]}",
         ]
-
-
-@dataclasses.dataclass(frozen=True)
-class Where:
-    """What a run works on: files, unless URLs say otherwise."""
-
-    broker: str = ""
-    store: str = ""
-    servers: Mapping[str, Killable] = dataclasses.field(default_factory=dict)
-    """Those that may be killed: "broker", "database"."""
-    stop_seconds: float = STOP
-    """How long a process has to be stopped so that another one takes its partitions."""
-    patience: float = PATIENCE
 
 
 class CrashRun:
