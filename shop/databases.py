@@ -38,17 +38,19 @@ class Reader:
         """The one number that the statement gives."""
         return int(self.rows(sql, parameters)[0][0])
 
-    def in_order_of_commit(self) -> str:
+    def in_order_of_commit(self, within: str) -> str:
         """What to sort a table by whose rows are only ever inserted, so that they come as they were committed.
 
         SQLite commits one transaction after another, and numbers rows as they come. PostgreSQL knows when a
-        row's transaction was committed if it was told to remember (``track_commit_timestamp``), and which
-        statement in it; else the order in which transactions first wrote has to do.
+        row's transaction was committed if it was told to remember (``track_commit_timestamp``); else the order
+        in which transactions first wrote has to do. Of the rows of one transaction it does not know the order
+        (``cmin`` does not survive a crash, and ``ctid`` goes wherever there is room): ``within`` is the column
+        in which the writer says so.
         """
         if not self.postgres:
             return "rowid"
         when = "pg_xact_commit_timestamp(xmin)" if self.knows_commits() else "cast(cast(xmin as text) as bigint)"
-        return f"{when}, cast(cast(cmin as text) as bigint)"
+        return f"{when}, {within}"
 
     def knows_commits(self) -> bool:
         """False: a PostgreSQL server that does not remember when a transaction was committed."""

@@ -157,7 +157,7 @@ def _copy(url: str, books: sqlite3.Connection, name: str) -> None:
     with reading(url) as database:
         for table, sql in COPIES[name]:
             books.execute(f"create table {name}.{table}")
-            rows = database.rows(sql.format(commit=database.in_order_of_commit()))
+            rows = database.rows(sql.format(commit=database.in_order_of_commit("number")))
             places = ", ".join("?" * (table.count(",") + 1))
             books.executemany(f"insert into {name}.{table.partition(' ')[0]} values ({places})", rows)
 

@@ -27,4 +27,8 @@ async def mark_paid(payment: PaymentSucceeded, tx: Transaction) -> None:
 @service.on(OrderStatusChanged)
 async def write_history(change: OrderStatusChanged, tx: Transaction) -> None:
     """The history is written from the events, as anybody else would see them."""
-    tx.write("insert into order_history (order_id, sequence, status) values (:order_id, :sequence, :status)", change)
+    tx.write(
+        "insert into order_history (order_id, sequence, status, number) values (:order_id, :sequence, :status, "
+        "(select count(*) from order_history where order_id = :order_id))",
+        change,
+    )

@@ -9,12 +9,12 @@ create table if not exists orders (
 );
 
 -- Every OrderStatusChanged as it was received. Nothing here is unique on purpose: an effect done twice has
--- to show up as a second row, not hide behind an error. Nor is there a number that a handler could get wrong:
--- in which order the rows came is known to the database itself (see shop/ledger.py).
+-- to show up as a second row, not hide behind an error.
 create table if not exists order_history (
     order_id  text not null,
     sequence  integer not null,
-    status    text not null
+    status    text not null,
+    number    integer not null  -- how many there were of this order when it was written
 );
 
 create index if not exists order_history_by_order on order_history (order_id);

@@ -49,7 +49,7 @@ class Book:
 def read(store: Path | str) -> Book:
     """Count. Raises shop.databases.Unreadable."""
     with reading(store) as database:
-        commit = database.in_order_of_commit()
+        commit = database.in_order_of_commit("line")
         return Book(**{name: database.number(sql.format(commit=commit)) for name, sql in SQL.items()})
 
 

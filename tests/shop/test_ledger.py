@@ -23,12 +23,12 @@ INBOX = """create table eventkeel_inbox (id {number}, consumer integer, topic te
 """As much of the framework's tables as the ledger looks at."""
 
 ORDERS = "insert into orders (order_id, user_id, amount, status, sequence) values "
-HISTORY = "insert into order_history (order_id, sequence, status) values "
+HISTORY = "insert into order_history (order_id, sequence, status, number) values "
 PAYMENTS = "insert into payments (order_id, user_id, amount) values "
 FINE = {
     "orders": [
         ORDERS + "('A', 'U', 99.99, 'paid', 2), ('B', 'U', 0.01, 'paid', 2)",
-        HISTORY + "('A', 1, 'placed'), ('B', 1, 'placed'), ('B', 2, 'paid'), ('A', 2, 'paid')",
+        HISTORY + "('A', 1, 'placed', 0), ('B', 1, 'placed', 0), ('B', 2, 'paid', 1), ('A', 2, 'paid', 1)",
     ],
     "payments": [PAYMENTS + "('A', 'U', 99.99), ('B', 'U', 0.01)"],
 }
@@ -137,8 +137,8 @@ def test_two_orders_paid_once_balance(books: Books) -> None:
         ("lost", ORDERS + "('C', 'U', 1, 'placed', 1)", ""),
         ("lost", "", "delete from payments where order_id = 'B'"),
         ("twice", "", PAYMENTS + "('A', 'U', 99.99)"),
-        ("twice", HISTORY + "('A', 2, 'paid')", ""),
-        ("out_of_order", HISTORY + "('A', 1, 'placed')", ""),
+        ("twice", HISTORY + "('A', 2, 'paid', 2)", ""),
+        ("out_of_order", HISTORY + "('A', 1, 'placed', 2)", ""),
         ("untold", "update orders set status = 'placed' where order_id = 'A'", ""),
         ("untold", "delete from order_history where order_id = 'A' and sequence = 2", ""),
     ],
@@ -150,7 +150,7 @@ def test_what_is_wrong_is_counted_and_does_not_balance(books: Books, what: str, 
 
 
 def test_two_rows_of_one_transaction_are_in_the_order_in_which_they_were_written(books: Books) -> None:
-    assert books.count(orders=HISTORY + "('A', 4, 'x'); " + HISTORY + "('A', 3, 'x')").out_of_order == 1
+    assert books.count(orders=HISTORY + "('A', 4, 'x', 2); " + HISTORY + "('A', 3, 'x', 3)").out_of_order == 1
 
 
 def test_a_cent_too_much_does_not_balance(books: Books) -> None:
@@ -198,8 +198,8 @@ def test_what_counts_is_when_a_row_was_committed_not_when_it_was_written(postgre
         with psycopg.connect(books._server) as slow:
             slow.execute(f'set search_path to "{books._prefix}-orders"')
             slow.execute(INBOX_ROW + "(1, 't', 0, 1)")
-            slow.execute(HISTORY + "('A', 0, 'late')")
-            books.run("orders", INBOX_ROW + "(1, 't', 0, 2)", HISTORY + "('A', 3, 'early')")
+            slow.execute(HISTORY + "('A', 0, 'late', 2)")
+            books.run("orders", INBOX_ROW + "(1, 't', 0, 2)", HISTORY + "('A', 3, 'early', 2)")
             slow.commit()
         assert ledger.epoch_violations([books.url("orders")]) == 1
         assert books.count().out_of_order == 1

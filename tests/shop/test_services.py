@@ -51,7 +51,7 @@ async def test_a_paid_order_knows_it_and_its_history_is_in_order() -> None:
         await app.redeliver("payment_events")
         await app.until_quiet()
         assert await app.rows("select status from orders") == [("paid",)]
-        history = await app.rows("select sequence, status from order_history order by rowid")
+        history = await app.rows("select sequence, status from order_history order by number")
         assert history == [(1, "placed"), (2, "paid")]
 
 
