@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import random
-from collections.abc import Iterator, Mapping
-from typing import Protocol
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 from eventkeel.testing.nemesis import PATIENCE, Killable
-from tools.realservers import Servers
+from tools.realservers import Servers, ServersError
 
 BROKERS = ("sqlite", "kafka", "kafka-cluster")
 STORES = ("sqlite", "postgres")
@@ -41,14 +45,10 @@ class Where:
         return dataclasses.replace(self, broker=with_options(self.broker, options))
 
 
-class Restartable(Killable, Protocol):
-    def wait(self, patience: float = 90.0) -> None: ...
-
-
 class OneOf:
     """A cluster: each time another of its members is killed."""
 
-    def __init__(self, members: list[Restartable]) -> None:
+    def __init__(self, members: list[Killable]) -> None:
         self._members, self._dead = members, members[0]
 
     def kill9(self) -> None:
@@ -89,3 +89,36 @@ def with_options(url: str, options: Mapping[str, str]) -> str:
     """Those of them that the URL does not say already."""
     missing = [f"{name}={value}" for name, value in options.items() if f"{name}=" not in url]
     return url + ("&" if "?" in url else "?") * bool(missing) + "&".join(missing)
+
+
+def arguments(
+    program: str, text: str | None, broker: str = "kafka", store: str = "postgres"
+) -> argparse.ArgumentParser:
+    """The options that every run has."""
+    parser = argparse.ArgumentParser(
+        prog=program, description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--broker", default=broker, help=f"{', '.join(BROKERS)} (own servers), or a URL ({broker})")
+    parser.add_argument("--store", default=store, help=f"{', '.join(STORES)} (own servers), or a URL ({store})")
+    parser.add_argument("--data", type=Path, help="keep everything here")
+    return parser
+
+
+def command(given: argparse.Namespace, run: Callable[[Where, Path], list[str]]) -> int:
+    """Run it there; tell what is wrong, keep the folder then. The exit code."""
+    folder = given.data or Path(tempfile.mkdtemp(prefix="eventkeel-crash-"))
+    try:
+        with place(given.broker, given.store) as where:
+            wrong = run(where, folder)
+    except ServersError as error:
+        print(f"no servers: {error}", file=sys.stderr)
+        return 2
+    except TimeoutError as error:
+        wrong = [str(error)]
+    if not wrong:
+        print("holds")
+        if given.data is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        return 0
+    print(f"BROKEN: {'; '.join(wrong)}\neverything is kept in {folder}")
+    return 1

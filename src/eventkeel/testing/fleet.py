@@ -27,6 +27,8 @@ class _Seat:
 
     command: list[str]
     log: Path
+    handles: str = ""
+    """The service for which it handles."""
     process: subprocess.Popen[bytes] | None = None
     starts: int = 0
     quick_deaths: int = 0
@@ -56,7 +58,7 @@ class Fleet:
             self._seats.append(_Seat([*command, "--http", http], self._log(service, "http")))
             return
         for number in range(1, workers + 1):
-            self._seats.append(_Seat(command, self._log(service, str(number))))
+            self._seats.append(_Seat(command, self._log(service, str(number)), handles=service))
 
     def _log(self, service: str, number: str) -> Path:
         return self.folder / f"{service.replace(':', '.')}-{number}.log"
@@ -102,6 +104,21 @@ class Fleet:
 
     def __exit__(self, *exc: object) -> None:
         self.stop()
+
+    def pids(self, service: str) -> list[int]:
+        """The processes that handle for ``service`` (as given to ``add``) now."""
+        return [seat.process.pid for seat in self._seats if seat.process is not None and seat.handles == service]
+
+    def replace(self, pid: int, patience: float = 60.0) -> int:
+        """Let a process drain and end, as a rolling restart does; the pid of the one that took its place."""
+        seat = next(seat for seat in self._seats if seat.process is not None and seat.process.pid == pid)
+        os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + patience
+        while (now := seat.process) is None or now.pid == pid:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{seat.log.stem} did not drain in {patience:.0f} s")
+            time.sleep(0.01)
+        return now.pid
 
     @property
     def starts(self) -> int:
