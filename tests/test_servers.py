@@ -325,6 +325,7 @@ def test_a_cluster_goes_on_without_one_of_three(own_kafka_cluster: Servers) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.servers
 def test_down_leaves_no_process_and_no_file(tmp_path: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("EVENTKEEL_TEST")}
     home = places.make(Path(os.environ["EVENTKEEL_TEST_RUN"]) / f"down-{tmp_path.name}")

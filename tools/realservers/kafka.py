@@ -94,6 +94,10 @@ class Kafka(Server):
             self._remember(cluster=_fresh_id())
         return str(self._recall()["cluster"])
 
+    def reserve(self) -> None:
+        super().reserve()
+        self.cluster_id()  # before brokers of a cluster start at the same time
+
     def _settings(self) -> dict[str, str]:
         return {
             "controller.quorum.voters": f"1@{places.HOST}:{self.port('controller')}",
