@@ -85,7 +85,8 @@ def slow_handler(where: Where, folder: Path) -> list[str]:
     times = runs.read_text().count("slow")
     print(
         f"a handler of {SLOW:.0f} s, max.poll.interval {INTERVAL:.0f} s: run {times} times, "
-        f"{fast - 1} others meanwhile, all done after {seconds:.1f} s, fenced {fenced}, owners {'the same' if before == after else 'CHANGED'}"
+        f"{fast - 1} others meanwhile, "
+        f"all done after {seconds:.1f} s, fenced {fenced}, owners {'the same' if before == after else 'CHANGED'}"
     )
     return [
         text
