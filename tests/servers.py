@@ -55,34 +55,42 @@ def mark(items: Sequence[pytest.Item]) -> None:
 
 
 def _shared(kind: str) -> str:
+    try:
+        return _find_or_start(kind)
+    except ServersError as error:
+        trouble = error
+    pytest.fail(f"no {kind} for this test: {trouble}", pytrace=False)
+
+
+def _find_or_start(kind: str) -> str:
+    if url := foreign(kind):
+        check_foreign(kind, url)
+        return url
     home = Path(os.environ[RUN])
     broken = home / f"{kind}.broken"
-    try:
-        if url := foreign(kind):
-            check_foreign(kind, url)
-            return url
-        with (home / f"{kind}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if broken.exists():  # the first test that wanted it has waited for all of them
-                raise ServersError(broken.read_text())
-            servers = Servers(home)
-            try:
-                servers.up(kind)
-            except ServersError as error:
-                broken.write_text(str(error))
-                raise
-            return servers.url(kind)
-    except ServersError as error:
-        pytest.fail(f"no {kind} for this test: {error}", pytrace=False)
+    with (home / f"{kind}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if broken.exists():  # the first test that wanted it has waited for all of them
+            raise ServersError(broken.read_text())
+        servers = Servers(home)
+        try:
+            servers.up(kind)
+        except ServersError as error:
+            broken.write_text(str(error))
+            raise
+        return servers.url(kind)
 
 
 @contextlib.contextmanager
 def _own(kind: str) -> Iterator[Servers]:
     with Servers.temporary() as servers:
+        trouble = None
         try:
             servers.up(kind)
         except ServersError as error:
-            pytest.fail(f"no {kind} for this test: {error}", pytrace=False)
+            trouble = error
+        if trouble:
+            pytest.fail(f"no {kind} for this test: {trouble}", pytrace=False)
         yield servers
 
 
