@@ -23,7 +23,7 @@ import msgspec
 
 from benchmarks.job import folder, machine_speed
 from benchmarks.processes import child, cpu_seconds, family, running, wait_until
-from benchmarks.servers import Place, add_options, place, servers
+from benchmarks.servers import Place, Servers, add_options, place, servers
 from benchmarks.services import OrderCreated, orders
 from eventkeel.app import Runtime
 from eventkeel.config import Config
@@ -123,10 +123,9 @@ def obey() -> None:
         print(json.dumps(measure(data, task.rate, task.seconds, task.idle, **where)), flush=True)
 
 
-def on_servers(options: argparse.Namespace) -> dict[str, Any]:
-    with servers(options.broker, options.store) as where, place(where) as here:
-        task = Task(here, options.rate, options.seconds, options.idle)
-        result: dict[str, Any] = json.loads(child("benchmarks.latency", task, here.tag))
+def on_servers(where: Servers, rate: float, seconds: float, idle: float) -> dict[str, Any]:
+    with place(where) as here:
+        result: dict[str, Any] = json.loads(child("benchmarks.latency", Task(here, rate, seconds, idle), here.tag))
         return result
 
 
@@ -145,7 +144,8 @@ def main() -> None:
     out = sys.stderr if options.json else sys.stdout
     speed = machine_speed()
     if options.broker or options.store:
-        result = on_servers(options)
+        with servers(options.broker, options.store) as where:
+            result = on_servers(where, options.rate, options.seconds, options.idle)
         holds = result["p50_ms"] <= LARGEST
     else:
         holds = True
