@@ -23,7 +23,7 @@ async def test_what_comes_while_every_lane_is_at_work_is_taken_together(monkeypa
         tx.write("insert into steps (customer, step) values (:customer, :step)", noted)
 
     seen: list[str] = []
-    async with harness(service) as app:
+    async with harness(service, lanes=1) as app:
         await app.publish(Noted(customer="c", step=0))
         await running.wait()
         before = faults.install(seen.append)

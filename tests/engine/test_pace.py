@@ -11,6 +11,7 @@ from eventkeel.testing.harness import harness
 from tests.engine.domain import ordered, paying
 
 
+@pytest.mark.sqlite_only
 async def test_a_slow_commit_is_not_a_slow_handler(monkeypatch: pytest.MonkeyPatch) -> None:
     commit = Handle._commit
 

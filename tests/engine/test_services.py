@@ -229,7 +229,7 @@ async def test_statements_that_belong_to_the_engine_are_refused(sql: str) -> Non
 async def test_values_come_back_as_they_went_in() -> None:
     service = paying()
     service.schema += (
-        "create table if not exists kinds (a numeric, u uuid, t timestamp, b boolean, raw blob, s text, i integer)",
+        "create table if not exists kinds (a numeric, u uuid, t timestamp, b boolean, raw blob, s text, i bigint)",
     )
     moment, id = datetime(2026, 11, 23, 20, 0, 0, 123456, UTC), uuid4()
     values = {"a": Decimal("99.90"), "u": id, "t": moment, "b": True, "raw": b"\x00\xff", "s": "ü", "i": 2**53 + 1}
@@ -238,8 +238,8 @@ async def test_values_come_back_as_they_went_in() -> None:
         row = await tx.fetch_one("select * from kinds")
         assert row == tuple(values.values())
         assert [type(value) for value in row or ()][:4] == [Decimal, UUID, datetime, bool]
-        with pytest.raises(TransactionError, match="digits"):
-            tx.write("insert into kinds (a) values (:a)", {"a": Decimal("12345678901234567.89")})
+        with pytest.raises(TransactionError, match="finite|no amount"):
+            tx.write("insert into kinds (a) values (:a)", {"a": Decimal("NaN")})
         with pytest.raises(TransactionError, match="time zone"):
             tx.write("insert into kinds (t) values (:t)", {"t": moment.replace(tzinfo=None)})
         with pytest.raises(TransactionError, match="no value for :b"):
@@ -312,6 +312,7 @@ async def test_two_services_in_one_file_are_refused(tmp_path: Path) -> None:
             pass
 
 
+@pytest.mark.sqlite_only
 async def test_a_store_restored_without_its_group_stops_and_names_the_choices(tmp_path: Path) -> None:
     async with harness(paying(), folder=tmp_path) as app:
         await app.publish(*[ordered(n, f"c{n}") for n in range(20)])

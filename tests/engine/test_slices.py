@@ -28,6 +28,7 @@ def at_once(coroutine: Coroutine[Any, Any, Any]) -> None:
         coroutine.send(None)
 
 
+@pytest.mark.sqlite_only
 async def test_what_was_handed_over_before_a_slice_began_anew_counts_for_the_old_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -118,6 +119,7 @@ async def test_a_partition_that_waits_for_a_dead_key_leaves_room_for_the_others(
         await app.until(others_went_on, 5.0)
 
 
+@pytest.mark.sqlite_only
 async def test_a_group_goes_on_where_the_broker_says_it_stood(tmp_path: Path) -> None:
     async with harness(paying(), folder=tmp_path) as app:
         await app.publish(*[ordered(n, f"c{n}") for n in range(20)])

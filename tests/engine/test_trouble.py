@@ -9,6 +9,7 @@ import resource
 from pathlib import Path
 
 import apsw
+import pytest
 
 from eventkeel import Delivery, Retry, Service, Transaction
 from eventkeel.stores.sqlite import SQLiteCatalogue, SQLiteStore
@@ -19,6 +20,7 @@ from .domain import SCHEMA, STEPS, Journal, Noted, Paid, die_until_quiet, ordere
 HELD = "select state, reason, attempts, error from eventkeel_held order by number"
 
 
+@pytest.mark.sqlite_only
 async def test_a_full_disk_uses_up_no_attempt() -> None:
     service = Service("full", schema=SCHEMA, retry=Retry(attempts=1, in_place=()))
     runs: list[int] = []
@@ -115,6 +117,7 @@ async def test_many_transactions_at_once_leave_no_crowd_of_connections() -> None
         assert len(os.listdir("/proc/self/fd")) < 120
 
 
+@pytest.mark.sqlite_only
 async def test_a_commit_on_the_drivers_connection_is_refused() -> None:
     service = Service("native", schema=SCHEMA, retry=Retry(attempts=1, in_place=()))
 
@@ -143,7 +146,7 @@ async def test_a_write_inside_a_savepoint_can_be_caught_when_a_read_sends_it() -
             async with tx.savepoint():
                 tx.write("insert into payments values (null, null, null)")
                 await tx.fetch_all("select 1")
-        except apsw.ConstraintError as error:
+        except Exception as error:
             caught.append(error)
         tx.write("insert into steps (customer, step) values (:customer, :step)", noted)
 
@@ -154,6 +157,7 @@ async def test_a_write_inside_a_savepoint_can_be_caught_when_a_read_sends_it() -
         assert await app.rows("select step from steps") == [(1,)]
 
 
+@pytest.mark.sqlite_only
 async def test_senseless_rows_in_the_brokers_log_are_dead_letters_that_can_be_listed() -> None:
     journal = Journal(Retry(attempts=1, in_place=()))
     rows: list[tuple[str | bytes | int, bytes | str, bytes | str | int, float | str]] = [

@@ -154,3 +154,8 @@ def test_what_no_column_could_give_back_is_refused() -> None:
     for value in (float("nan"), object(), [1], {"a": 1}, 1j):
         with pytest.raises(TransactionError):
             bind(value)
+
+
+def test_a_decimal_of_more_digits_is_refused_by_sqlite() -> None:
+    with pytest.raises(TransactionError, match="digits"):
+        bind(Decimal("12345678901234567.89"))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import hashlib
 import inspect
 import random
 import shutil
@@ -36,6 +37,14 @@ from eventkeel.service import Service
 
 PATIENCE = 30.0
 """Real seconds after which ``until_quiet`` gives up and says what is still moving."""
+
+
+ELSEWHERE: dict[str, str] = {}
+"""Options of every harness of this process, to run tests on real servers: ``{"store": "postgresql://…?schema={place}"}``.
+``{place}`` stands for a name that belongs to the harness's folder: the same folder means the same place."""
+
+PLACES: set[str] = set()
+"""The places that were used: whoever said ``ELSEWHERE`` tidies up."""
 
 
 class VirtualClock:
@@ -73,7 +82,11 @@ class Harness:
         self.runtime = self._make()
 
     def _make(self) -> Runtime:
-        config = Config.load({"data": str(self.folder), **self._options}, environ={}, file=None)
+        place = "h_" + hashlib.blake2b(str(self.folder).encode(), digest_size=6).hexdigest()
+        if ELSEWHERE:
+            PLACES.add(place)
+        elsewhere = {name: value.replace("{place}", place) for name, value in ELSEWHERE.items()}
+        config = Config.load({"data": str(self.folder), **elsewhere, **self._options}, environ={}, file=None)
         dice = random.Random(7).random
         return Runtime(self.service, config, clock=self.clock, dice=dice, observers=self._observers)
 
@@ -318,4 +331,4 @@ async def _swallow(running: Awaitable[Any]) -> None:
         return
 
 
-__all__ = ["Crash", "Harness", "VirtualClock", "every_crash_point", "harness"]
+__all__ = ["ELSEWHERE", "PLACES", "Crash", "Harness", "VirtualClock", "every_crash_point", "harness"]
