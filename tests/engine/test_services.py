@@ -238,7 +238,7 @@ async def test_values_come_back_as_they_went_in() -> None:
         row = await tx.fetch_one("select * from kinds")
         assert row == tuple(values.values())
         assert [type(value) for value in row or ()][:4] == [Decimal, UUID, datetime, bool]
-        with pytest.raises(TransactionError, match="finite|no amount"):
+        with pytest.raises(TransactionError, match="amount"):
             tx.write("insert into kinds (a) values (:a)", {"a": Decimal("NaN")})
         with pytest.raises(TransactionError, match="time zone"):
             tx.write("insert into kinds (t) values (:t)", {"t": moment.replace(tzinfo=None)})

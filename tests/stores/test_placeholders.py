@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventkeel.errors import StatementRefused
-from eventkeel.stores.sqlite.migrate import statements
 from eventkeel.stores.placeholders import brief, compile_sql, first_word
+from eventkeel.stores.sqlite.migrate import statements
 
 
 def test_names_become_numbers_and_the_same_name_the_same_number() -> None:

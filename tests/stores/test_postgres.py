@@ -20,7 +20,8 @@ URL = os.environ.get("EVENTKEEL_TEST_POSTGRES", "postgresql://postgres@127.0.0.1
 
 class TestPostgres(StoreSuite):
     types = (
-        "exact numeric, flag boolean, id uuid, at timestamptz, raw bytea, word text, whole bigint, part double precision"
+        "exact numeric, flag boolean, id uuid, at timestamptz, raw bytea, word text, whole bigint, "
+        "part double precision"
     )
 
     @pytest.fixture(autouse=True)
