@@ -90,7 +90,7 @@ def _batch(arguments: argparse.Namespace) -> int:
     if known:
         print(
             f"shop: {place} holds {known:,} orders of an earlier run, and would be counted with them; "
-            f"{'start new servers, or name another schema and topics' if arguments.store else 'choose another --data'}",
+            f"choose another {place.remedy}",
             file=sys.stderr,
         )
         return INCONCLUSIVE

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from eventkeel.testing.fleet import Fleet, wait_for_port
-from eventkeel.testing.nemesis import Nemesis, Tally, plan
+from eventkeel.testing.nemesis import PATIENCE, Nemesis, Tally, plan
 from shop import ledger
-from shop.brokers import Broker, open_broker
+from shop.brokers import QUICK, Broker, is_kafka, open_broker, with_options
 from shop.databases import Unreadable
 from shop.foreign import Foreigner
 from shop.placing import Api, Crowd, Order, made_up
@@ -90,7 +90,7 @@ def _run(wish: Wish, place: Place, broker: Broker, tell: Callable[[str], None]) 
         began = time.monotonic()
         crowd, foreigner = _crowd(port, orders, twins, place, held=bool(wish.kills))
         crowd.start()
-        tally = _disturb(fleet, wish, crowd, rng, tell)
+        tally = _disturb(fleet, wish, place, crowd, rng, tell)
         crowd.join()
         foreigner.close()
         tell("all orders placed; waiting until nothing moves any more")
@@ -137,7 +137,10 @@ def _services(place: Place, port: int, wish: Wish) -> Iterator[Fleet | None]:
         finally:
             running.stop()
         return
-    fleet = Fleet(place.data / "faults", settings={**place.settings(), "lease": "1", "log_level": "warning"})
+    settings = {**place.settings(), "lease": "1", "log_level": "warning"}
+    if is_kafka(place.broker):
+        settings["broker"] = with_options(place.broker, QUICK)
+    fleet = Fleet(place.data / "faults", settings=settings)
     for service in SERVICES:
         fleet.add(service, workers=2)
     fleet.add(SERVICES[0], http=f"{HOST}:{port}")
@@ -163,7 +166,9 @@ def _crowd(port: int, orders: list[Order], twins: set[str], place: Place, *, hel
     return Crowd(HOST, port, [job(order) for order in orders], held=held), foreigner
 
 
-def _disturb(fleet: Fleet | None, wish: Wish, crowd: Crowd, rng: random.Random, tell: Callable[[str], None]) -> Tally:
+def _disturb(
+    fleet: Fleet | None, wish: Wish, place: Place, crowd: Crowd, rng: random.Random, tell: Callable[[str], None]
+) -> Tally:
     if fleet is None:
         return Tally()
     nemesis = Nemesis(
@@ -173,6 +178,7 @@ def _disturb(fleet: Fleet | None, wish: Wish, crowd: Crowd, rng: random.Random, 
         stop_seconds=2.5,
         feed=lambda share: crowd.allow(max(1, int(share * wish.orders))),
         tell=tell,
+        patience=10.0 if is_kafka(place.broker) else PATIENCE,
     )
     return nemesis.run()
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import unquote
 
 import msgspec
 
@@ -135,7 +135,7 @@ class KafkaBroker:
     """Keeps what it has read, and reads on from there."""
 
     def __init__(self, url: str) -> None:
-        self._options = client_options(url)
+        self._options, self._prefix = client_options(url), prefix(url)
         self._seen: dict[str, list[Message]] = collections.defaultdict(list)
         self._next: dict[tuple[str, int], int] = {}
         self._consumers: dict[str, Any] = {}
@@ -161,7 +161,7 @@ class KafkaBroker:
             for group, topics in reads.items():
                 for topic in topics:
                     for partition, settled in self._settled(group, topic).items():
-                        place = TopicPartition(topic, partition)
+                        place = TopicPartition(self._prefix + topic, partition)
                         first, end = self._consumer("").get_watermark_offsets(place, PATIENCE)
                         left += end - max(first, settled)
         return left
@@ -180,7 +180,7 @@ class KafkaBroker:
         """Where the group goes on in each partition, as it has committed; -1001 where it never did."""
         from confluent_kafka import TopicPartition
 
-        places = [TopicPartition(topic, partition) for partition in self._partitions(topic)]
+        places = [TopicPartition(self._prefix + topic, partition) for partition in self._partitions(topic)]
         found = self._consumer(group).committed(places, PATIENCE)
         return {place.partition: place.offset for place in found}
 
@@ -190,7 +190,8 @@ class KafkaBroker:
 
         consumer = self._consumer("")
         left = self._partitions(topic)
-        consumer.assign([TopicPartition(topic, each, self._next.get((topic, each), 0)) for each in left])
+        name, following = self._prefix + topic, self._next
+        consumer.assign([TopicPartition(name, each, following.get((topic, each), 0)) for each in left])
         deadline = time.monotonic() + PATIENCE
         while left:
             for message in consumer.consume(1000, 0.05):
@@ -215,7 +216,7 @@ class KafkaBroker:
         self._seen[topic].append(kept)
 
     def _partitions(self, topic: str) -> set[int]:
-        found = self._consumer("").list_topics(topic, PATIENCE).topics[topic]
+        found = self._consumer("").list_topics(self._prefix + topic, PATIENCE).topics[self._prefix + topic]
         if found.error is not None:
             raise Unreadable(f"the Kafka broker has no topic {topic}")
         return set(found.partitions)
@@ -225,7 +226,7 @@ class KafkaBroker:
             from confluent_kafka import Consumer
 
             # Named after a group only to be told its offsets: it never subscribes, so it never joins.
-            settings = {"group.id": group or "shop-onlooker", "enable.auto.commit": False}
+            settings = {"group.id": self._prefix + (group or "shop-onlooker"), "enable.auto.commit": False}
             more = {"auto.offset.reset": "earliest", "enable.partition.eof": True, "logger": _silent()}
             self._consumers[group] = Consumer({**self._options, **settings, **more})
         return self._consumers[group]
@@ -255,10 +256,30 @@ def _answering() -> Iterator[None]:
 
 def client_options(url: str) -> dict[str, Any]:
     """What it takes to reach the brokers of the URL: its address and security, nothing else of its options."""
-    parts = urlsplit(url)
-    options = {
-        name: value
-        for name, value in parse_qsl(parts.query)
-        if name.partition(".")[0] in ("security", "sasl", "ssl") and "." in name
-    }
-    return {"bootstrap.servers": parts.netloc, **options}
+    options = {name: value for name, value in _options(url) if name.startswith(("security.", "sasl.", "ssl."))}
+    return {"bootstrap.servers": _address(url), **options}
+
+
+def prefix(url: str) -> str:
+    """What the names of topics and groups begin with on the broker."""
+    return dict(_options(url)).get("prefix", "")
+
+
+def with_options(url: str, options: Mapping[str, str]) -> str:
+    """And those of them that the URL does not say already."""
+    said = dict(_options(url))
+    missing = [f"{name}={value}" for name, value in options.items() if name not in said]
+    return url + ("&" if "?" in url else "?") * bool(missing) + "&".join(missing)
+
+
+def _options(url: str) -> list[tuple[str, str]]:
+    pairs = (part.partition("=") for part in url.partition("?")[2].split("&"))
+    return [(unquote(name), unquote(value)) for name, _, value in pairs]  # a plus is a plus: passwords have some
+
+
+def _address(url: str) -> str:
+    return url.partition("?")[0].removeprefix("kafka:").strip("/")
+
+
+QUICK = {"session.timeout.ms": "6000", "heartbeat.interval.ms": "500"}
+"""For runs in which processes are killed: the least that Kafka allows before others take what they had."""

@@ -22,7 +22,7 @@ from typing import Any
 
 import apsw
 
-from shop.brokers import client_options, is_kafka
+from shop.brokers import client_options, is_kafka, prefix
 from shop.databases import file_of
 
 VARIABLE = "SHOP_FOREIGN_BROKER"
@@ -105,11 +105,12 @@ def writing_to_kafka(url: str, patience: float = 120.0) -> Iterator[Write]:
     settings = {"partitioner": "murmur2_random", "enable.idempotence": True, "linger.ms": 0}
     more = {"message.timeout.ms": int(patience * 1000), "topic.metadata.refresh.interval.ms": 1000}
     producer = Producer({**client_options(url), **settings, **more})
+    before = prefix(url)
 
     def write(topic: str, key: str, headers: dict[str, str] | None, body: str) -> None:
         outcome: list[Any] = []
         told: list[tuple[str, str | bytes | None]] = [*(headers or {}).items()]
-        producer.produce(topic, body, key, headers=told, on_delivery=lambda error, _: outcome.append(error))
+        producer.produce(before + topic, body, key, headers=told, on_delivery=lambda error, _: outcome.append(error))
         while not outcome:
             producer.poll(0.5)
         if outcome[0] is not None:

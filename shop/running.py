@@ -18,7 +18,7 @@ import threading
 import time
 from pathlib import Path
 
-from shop.databases import shown
+from shop.databases import is_postgres, shown
 
 SERVICES = ("shop.orders:service", "shop.payments:service")
 HOST = "127.0.0.1"
@@ -71,6 +71,13 @@ class Place:
         if not self.store_url and "{" not in str(self.data):
             settings["store"] = self.store("{service}")
         return {name: value for name, value in settings.items() if value}
+
+    @property
+    def remedy(self) -> str:
+        """What to change for a run that meets nothing of an earlier one."""
+        changes = ["prefix=NAME in --broker"] * self.broker_url.startswith("kafka:")
+        changes += ["schema=NAME-{service} in --store"] * is_postgres(self.store_url)
+        return " and ".join(changes) or "--data"
 
     def __str__(self) -> str:
         kinds = [shown(url) for url in (self.broker_url, self.store_url) if url]

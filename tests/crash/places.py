@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from eventkeel.testing.nemesis import PATIENCE, Killable
+from shop.brokers import QUICK, is_kafka, with_options
 from tools.realservers import Servers, ServersError
 
 BROKERS = ("sqlite", "kafka", "kafka-cluster")
@@ -20,8 +21,8 @@ STORES = ("sqlite", "postgres")
 
 STOP = 2.5
 """Seconds for which processes are stopped: well past the lease."""
-SESSION = 6.0
-"""Seconds after which Kafka gives up a silent member: the least that it allows. Its partitions move then."""
+STOP_ON_KAFKA = 9.0
+"""The same where a silent member of a group is given up after 6 s."""
 SCHEMA = "schema={service}"
 
 
@@ -38,9 +39,9 @@ class Where:
     patience: float = PATIENCE
     """Seconds that a fault may wait for the process to come by."""
 
-    def with_options(self, **options: str) -> Where:
+    def with_options(self, options: Mapping[str, str]) -> Where:
         """The same broker, with further options in its URL."""
-        if not self.broker.startswith("kafka:"):
+        if not is_kafka(self.broker):
             return self
         return dataclasses.replace(self, broker=with_options(self.broker, options))
 
@@ -77,18 +78,10 @@ def place(broker: str, store: str) -> Iterator[Where]:
                 killable["database"] = servers.postgres
                 store = f"{servers.url(store)}?{SCHEMA}"
         where = Where("" if broker == "sqlite" else broker, "" if store == "sqlite" else store, killable)
-        if where.broker.startswith("kafka:"):
-            where = dataclasses.replace(where, stop_seconds=SESSION + 3, patience=10.0)
-            where = where.with_options(
-                **{"session.timeout.ms": f"{SESSION * 1000:.0f}", "heartbeat.interval.ms": "500"}
-            )
+        if is_kafka(where.broker):
+            where = dataclasses.replace(where, stop_seconds=STOP_ON_KAFKA, patience=10.0)
+            where = where.with_options(QUICK)
         yield where
-
-
-def with_options(url: str, options: Mapping[str, str]) -> str:
-    """Those of them that the URL does not say already."""
-    missing = [f"{name}={value}" for name, value in options.items() if f"{name}=" not in url]
-    return url + ("&" if "?" in url else "?") * bool(missing) + "&".join(missing)
 
 
 def arguments(

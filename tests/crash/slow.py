@@ -60,7 +60,7 @@ def _note(name: str) -> None:
 def slow_handler(where: Where, folder: Path) -> list[str]:
     """What is wrong."""
     where = where.with_options(
-        **{"max.poll.interval.ms": f"{INTERVAL * 1000:.0f}", "session.timeout.ms": f"{SESSION * 1000:.0f}"}
+        {"max.poll.interval.ms": f"{INTERVAL * 1000:.0f}", "session.timeout.ms": f"{SESSION * 1000:.0f}"}
     )
     place, runs = Place(folder, where.broker, where.store), folder / "runs"
     store = place.store("slow")

@@ -11,7 +11,7 @@ from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from shop.brokers import KafkaBroker, client_options
+from shop.brokers import KafkaBroker, client_options, with_options
 from shop.databases import Unreadable
 from shop.foreign import Foreigner, ForeignerGone
 
@@ -91,14 +91,30 @@ def test_a_broker_that_does_not_answer_is_unreadable(monkeypatch: pytest.MonkeyP
 
 
 def test_only_what_it_takes_to_reach_the_brokers_is_taken_from_the_url() -> None:
-    url = (
-        "kafka://a:1,b:2?security.protocol=ssl&ssl.ca.location=/x%20y&session.timeout.ms=1&consumer.sasl.x=1&security=1"
-    )
+    url = "kafka://a:1,b:2?security.protocol=ssl&ssl.key.password=x%20+y&session.timeout.ms=1&consumer.sasl.x=1&security=1"
     assert client_options(url) == {
         "bootstrap.servers": "a:1,b:2",
         "security.protocol": "ssl",
-        "ssl.ca.location": "/x y",
+        "ssl.key.password": "x +y",
     }
+
+
+def test_options_are_added_where_the_url_does_not_say_them() -> None:
+    assert with_options("kafka://a:1", {"x.y": "1"}) == "kafka://a:1?x.y=1"
+    assert with_options("kafka://a:1?x.y=2&z=3", {"x.y": "1", "u": "4"}) == "kafka://a:1?x.y=2&z=3&u=4"
+    assert with_options("kafka://a:1?x.y=2", {"x.y": "1"}) == "kafka://a:1?x.y=2"
+
+
+@pytest.mark.servers
+def test_a_prefix_is_in_front_of_every_name_on_the_broker(kafka_url: str, topic: str) -> None:
+    url, rest = f"{kafka_url}?prefix={topic[:5]}", topic[5:]
+    foreigner = Foreigner(url)
+    foreigner.append(rest, "a", "{}")
+    foreigner.close()
+    with contextlib.closing(KafkaBroker(url)) as prefixed, contextlib.closing(KafkaBroker(kafka_url)) as plain:
+        assert prefixed.delivered(rest, "a") == plain.delivered(topic, "a") == 1
+        settle(kafka_url, topic[:5] + "group", topic, plain.messages(topic)[0].partition, 1)
+        assert prefixed.waiting({"group": [rest]}) == 0
 
 
 def test_a_foreigner_that_cannot_write_says_so() -> None:
