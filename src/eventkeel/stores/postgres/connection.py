@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from eventkeel.stores.postgres.pool import Pool
 
 NOTHING = Reply([], 0)
-_IN_TRANSACTION = pq.TransactionStatus.INTRANS
+_IN_TRANSACTION, _ACTIVE = pq.TransactionStatus.INTRANS, pq.TransactionStatus.ACTIVE
 _COMMIT_PATIENCE = 5.0
 """Seconds that a cancelled task still waits for the answer to its COMMIT."""
 
@@ -36,6 +37,10 @@ class _Lent:
 
     commit = rollback = close = set_autocommit = _refuse
 
+    handle: Handle
+    lease: Any = None
+    """Whose it is for now; an integration's own."""
+
     def __del__(self, *_: Any) -> None:
         """Nothing to say: the connection goes on without this view of it."""
 
@@ -43,9 +48,23 @@ class _Lent:
 class LentConnection(_Lent, psycopg.Connection[Any]):
     """psycopg's connection inside a unit of work."""
 
+    def wait(self, gen: Any, *args: Any, **options: Any) -> Any:
+        self.handle.enter()
+        try:
+            return super().wait(gen, *args, **options)
+        finally:
+            self.handle.called()
+
 
 class LentAsyncConnection(_Lent, psycopg.AsyncConnection[Any]):
     """psycopg's asynchronous connection inside a unit of work."""
+
+    async def wait(self, gen: Any, *args: Any, **options: Any) -> Any:
+        self.handle.enter()
+        try:
+            return await super().wait(gen, *args, **options)
+        finally:
+            self.handle.called()
 
 
 class Handle:
@@ -62,6 +81,8 @@ class Handle:
         self._opening = 0
         self._sent = False
         """Something of the transaction has reached the server."""
+        self._guard = threading.Lock()
+        """Between who enters and who closes from another thread."""
 
     @property
     def alive(self) -> bool:
@@ -94,6 +115,13 @@ class Handle:
         results = yield from self._exchange([Item(sql, params)])
         return self.wire.reply(results[-1])
 
+    def enter(self) -> None:
+        """Somebody is inside the connection from now on: whoever closes it meanwhile must not free it."""
+        with self._guard:
+            if self.begun is None:
+                self._refuse()
+            self.wire.busy = True
+
     def _refuse(self) -> None:
         """Outside a transaction a statement would take effect at once, and again with the next attempt."""
         if self.begun is None:
@@ -101,6 +129,7 @@ class Handle:
         raise TransactionAborted("no transaction was begun, or it is over; nothing was applied")
 
     def _exchange(self, items: list[Item]) -> Exchange[list[pq.abc.PGresult]]:
+        self.enter()
         later, self._later = self._later, []
         self._sent = True
         try:
@@ -143,6 +172,8 @@ class Handle:
             results = yield from self._exchange([Item("commit", ())])
         except StoreUnavailable as error:
             self.doubtful = True
+            if not self.wire.busy:  # the server has answered: it refused something before the commit
+                raise
             raise CommitUnknown(f"the answer to a commit was lost: {error}") from error
         if results[-1].command_status != b"COMMIT":
             self.begun = False
@@ -161,27 +192,40 @@ class Handle:
                 self.doubtful = True
             else:
                 try:
+                    self.enter()
                     yield from self.wire.exchange([Item("rollback", ())])
-                except (Failed, StoreUnavailable, psycopg.Error):
+                except (Failed, StoreUnavailable, TransactionClosed, psycopg.Error):
                     self.doubtful = True
         self._later = []
         if self.begun is not None:
             self.begun = False
         return NOTHING
 
-    def lend(self, *, sync: bool) -> psycopg.Connection[Any] | psycopg.AsyncConnection[Any]:
+    def lend(self, *, sync: bool) -> LentConnection | LentAsyncConnection:
         """The connection for a user's own calls, outside pipeline mode."""
         self.wire.lend()
-        made: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
+        made: LentConnection | LentAsyncConnection
         made = LentConnection(self.wire.pg) if sync else LentAsyncConnection(self.wire.pg)
+        made.handle = self
         made._autocommit = True  # it is inside our transaction, and must begin none
+        made.prepare_threshold = None  # its names would meet those of another view, and its DEALLOCATE ALL our plans
         return made
+
+    def called(self) -> None:
+        """A call on a lent connection is over. One that was cut off leaves the connection in doubt, and one whose
+        unit was given up meanwhile ends here."""
+        self.wire.busy = self.wire.cut = self.wire.pg.transaction_status == _ACTIVE
+        if self.begun is None:
+            self.wire.busy = False
+            self.close()
 
     def close(self) -> None:
         """From any thread. One that waits for the server meets an end of the connection."""
-        self.begun = None
+        with self._guard:
+            self.begun = None
+            inside = self.wire.busy and not self.wire.cut
         with contextlib.suppress(Exception):
-            if self.wire.busy:
+            if inside:
                 with socket.socket(fileno=os.dup(self.wire.pg.socket)) as other:
                     other.shutdown(socket.SHUT_RDWR)
             else:
@@ -270,11 +314,18 @@ async def _uncut(commit: Any) -> Reply:
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.wait({task}, timeout=_COMMIT_PATIENCE)
-        task.cancel()
-        if task.done() and not task.cancelled():
-            task.exception()
+        task.add_done_callback(_seen)
+        try:
+            await asyncio.wait({task}, timeout=_COMMIT_PATIENCE)
+        finally:
+            task.cancel()
         raise
+
+
+def _seen(task: asyncio.Task[Reply]) -> None:
+    """Nobody waits for what became of it."""
+    if not task.cancelled():
+        task.exception()
 
 
 class SyncSide:

@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import threading
+import weakref
 from collections import deque
 from typing import Any
 
@@ -34,7 +35,9 @@ SETTINGS = {
 """Of every session. A unit that does nothing for 45 s is ended by the server, so that nobody waits for it longer."""
 _SET = "select set_config(name, value, false) from unnest(%s::text[], %s::text[]) as s (name, value)"
 _LOOK = "select pg_backend_pid(), current_setting('server_version_num')::int, current_setting('synchronous_commit')"
-OLDEST = 140000
+OLDEST = 150000
+_REFUSALS = ("does not exist", "authentication failed", "no password supplied", "no pg_hba.conf entry")
+"""How libpq quotes a server that will not have us (there is no SQLSTATE before a connection)."""
 
 
 class Context:
@@ -48,11 +51,12 @@ class Context:
 class Pool:
     """Gives connections to units and to the store itself. From any thread."""
 
-    def __init__(self, address: Address, own: frozenset[str]) -> None:
-        self.address, self._own = address, own
+    def __init__(self, address: Address, own: frozenset[str], most: int) -> None:
+        self.address, self._own, self._most = address, own, most
         self._context = Context(readers())
         self._lock = threading.Lock()
         self._free: list[Handle] = []
+        self._all: weakref.WeakSet[Handle] = weakref.WeakSet()
         self._waiting: deque[concurrent.futures.Future[Handle | None]] = deque()
         self._count = 0
         self._generation = 0
@@ -106,7 +110,7 @@ class Pool:
                     return handle
                 self._count -= 1
                 handle.close()
-            if self._count < self.address.pool:
+            if self._count < self._most:
                 self._count += 1
                 return None
             waiting: concurrent.futures.Future[Handle | None] = concurrent.futures.Future()
@@ -118,12 +122,17 @@ class Pool:
             if waiting in self._waiting:
                 self._waiting.remove(waiting)
                 return
-        if waiting.done() and not waiting.cancelled() and (handle := waiting.result()) is not None:
+        if waiting.cancelled() or not waiting.done() or waiting.exception() is not None:
+            return
+        handle = waiting.result()
+        if handle is not None:
             self.give_back(handle)
+        else:
+            self._tell_next()
 
     def _all_taken(self) -> StoreUnavailable:
         return StoreUnavailable(
-            f"all {self.address.pool} connections of this process to {self.address.shown} have been in use for "
+            f"all {self._most} connections of this process to {self.address.shown} have been in use for "
             f"{PATIENCE:g} s; close transactions sooner, or write pool={2 * self.address.pool} into the store's URL"
         )
 
@@ -147,18 +156,24 @@ class Pool:
     def _one_less(self) -> None:
         with self._lock:
             self._count -= 1
+        self._tell_next()
+
+    def _tell_next(self) -> None:
+        """There is room for a new connection."""
+        with self._lock:
             while self._waiting:
                 waiting = self._waiting.popleft()
                 if waiting.set_running_or_notify_cancel():
-                    waiting.set_result(None)  # there is room for a new one
+                    waiting.set_result(None)
                     return
 
     def close(self) -> None:
         with self._lock:
             self.closed = True
-            free, self._free = self._free, []
+            open = list(self._all)  # also what a unit that was given up never gave back
+            self._free.clear()
             waiting, self._waiting = list(self._waiting), deque()
-        for handle in free:
+        for handle in open:
             handle.close()
         for each in waiting:
             if each.set_running_or_notify_cancel():
@@ -178,8 +193,8 @@ class Pool:
         try:
             connection = psycopg.Connection.connect(self.address.conninfo, autocommit=True)
             try:
-                connection.execute(_SET, self._settings())
                 self._check(connection, connection.execute(_LOOK).fetchone())
+                connection.execute(_SET, self._settings())
             except BaseException:
                 connection.close()
                 raise
@@ -196,8 +211,8 @@ class Pool:
         try:
             connection = await psycopg.AsyncConnection.connect(self.address.conninfo, autocommit=True)
             try:
-                await connection.execute(_SET, self._settings())
                 self._check(connection, await (await connection.execute(_LOOK)).fetchone())
+                await connection.execute(_SET, self._settings())
             except BaseException:
                 await connection.close()
                 raise
@@ -212,7 +227,9 @@ class Pool:
         return [*SETTINGS, "search_path"], [*SETTINGS.values(), path]
 
     def _handle(self, connection: psycopg.BaseConnection[Any]) -> Handle:
-        return Handle(Wire(connection, self._context, self._own), self._generation)
+        handle = Handle(Wire(connection, self._context, self._own), self._generation)
+        self._all.add(handle)
+        return handle
 
     def _check(self, connection: psycopg.BaseConnection[Any], row: tuple[int, int, str] | None) -> None:
         assert row is not None
@@ -236,7 +253,7 @@ class Pool:
         if "unsupported startup parameter" in text:
             return ConfigurationError(f"{self.address.shown} is a pooler; connect to PostgreSQL itself ({text})")
         code = error.sqlstate or ""
-        if code.startswith(("28", "3D")) or ("does not exist" in text and "database" in text):
+        if code.startswith(("28", "3D")) or any(words in text for words in _REFUSALS):
             return ConfigurationError(f"{self.address.shown} refuses us: {text}")
         return StoreUnavailable(f"{self.address.shown} cannot be reached: {text}")
 

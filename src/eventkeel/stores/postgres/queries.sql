@@ -124,6 +124,9 @@ select o.owner, o.epoch, o.position, o.incarnation, greatest(o.until, coalesce(m
 from eventkeel_owner o left join eventkeel_member m on m.grp = o.grp and m.member = o.owner
 where o.grp = $1::text and o.topic = $2::text and o.partition = $3::int4 and o.generation = $4::int4
 
+-- name: patience
+select set_config('lock_timeout', $1::text, true)
+
 -- name: take
 insert into eventkeel_owner (grp, topic, partition, generation, owner, epoch, until)
 values ($1::text, $2::text, $3::int4, $4::int4, $5::text, $6::int8, $7::float8)
@@ -136,7 +139,7 @@ select pg_terminate_backend(l.pid) from pg_locks l join pg_stat_activity a on a.
 where l.locktype = 'advisory' and l.granted and l.objsubid = 1 and l.database = (
     select oid from pg_database where datname = current_database())
   and ((l.classid::int8 << 32) | l.objid::int8) = any($1::int8[]) and l.pid <> pg_backend_pid()
-  and a.state like 'idle in transaction%' and a.state_change < clock_timestamp() - interval '3 seconds'
+  and (a.state like 'idle in transaction%' or a.wait_event_type = 'Client') and a.state_change < clock_timestamp() - interval '3 seconds'
 
 -- name: alive
 insert into eventkeel_member (grp, member, until) values ($1::text, $2::text, $3::float8)
@@ -246,11 +249,18 @@ update eventkeel_consumer set retired = true where name = $1::text
 -- name: made
 select to_regclass(format('%I.eventkeel_meta', $1::text)) is not null
 
+-- name: schema_made
+select exists (select 1 from pg_namespace where nspname = $1::text)
+
 -- name: get_meta
 select value from eventkeel_meta where name = $1::text
 
 -- name: put_meta
 insert into eventkeel_meta (name, value) values ($1::text, $2::text) on conflict do nothing
+
+-- name: set_meta
+insert into eventkeel_meta (name, value) values ($1::text, $2::text)
+on conflict (name) do update set value = excluded.value
 
 -- name: letters
 select h.number, h.state, c.name, h.event_id, h.topic, h.partition, h.position, h.key, h.type, h.reason, h.error,

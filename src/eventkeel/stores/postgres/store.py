@@ -49,6 +49,9 @@ PATIENCE = 10.0
 """Seconds that a transaction of the store's own may take: a server that is stopped must not stop us for ever."""
 ZOMBIES = 3.0
 """Seconds that a takeover waits for the open units of the old owner before it ends those that do nothing."""
+OWN_CONNECTIONS = 4
+"""At most, beside those of the units: leases, relay, due heads and housekeeping, each at its own pace."""
+_BRIEFLY = 0.2
 _MOST_STATEMENTS = 1000
 _BEGIN = Statement("begin isolation level read committed", (), Kind.BEGIN)
 _OPEN, _CLOSE = Item(_BEGIN.sql, ()), Item("commit", ())
@@ -70,6 +73,9 @@ class PostgresStore:
         self.store_id = ""
         self._locks = Locks(self.address.schema)
         self._pool: Pool | None = None
+        """For units."""
+        self._own: Pool | None = None
+        """For the store itself: however many units wait for a connection, leases are renewed."""
         self._wake: Wake | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._consumers: dict[str, int] = {}
@@ -84,7 +90,7 @@ class PostgresStore:
         """Raises StoreUnavailable where the server does not answer, ConfigurationError where it cannot be used."""
         if self._pool is not None:
             return
-        pool = Pool(self.address, OWN)
+        pool = Pool(self.address, OWN, self.address.pool)
         connection = await pool.connect()
         try:
             await self._alone(connection, lambda: framework_tables(connection, self.address))
@@ -92,6 +98,7 @@ class PostgresStore:
         finally:
             await closed(connection)
         self._pool, self._loop = pool, asyncio.get_running_loop()
+        self._own = Pool(self.address, OWN, OWN_CONNECTIONS)
         self._wake = Wake(pool, self.address.schema, self._wake_all)
 
     async def close(self) -> None:
@@ -103,6 +110,8 @@ class PostgresStore:
             self._wake = None
         self._wakers.clear()
         pool.close()
+        if self._own is not None:
+            self._own.close()
 
     async def migrate(self, want: Schema, *, apply: bool) -> None:
         connection = await self._opened().connect()
@@ -124,13 +133,18 @@ class PostgresStore:
 
     async def _alone(self, connection: psycopg.AsyncConnection[Any], work: Callable[[], Awaitable[None]]) -> None:
         """In one transaction, one process after another. Locks of tables come within 5 s or not at all: who waits for
-        one makes everybody behind it wait too."""
+        one makes everybody behind it wait too. Who meets the units of a running service in a deadlock tries again."""
         try:
-            async with connection.transaction():
-                await connection.execute("set local lock_timeout = '60s'; set local statement_timeout = '70s'")
-                await connection.execute(f"select pg_advisory_xact_lock({self._locks.number(b'migrate')})")
-                await connection.execute("set local lock_timeout = '5s'; set local statement_timeout = '10min'")
-                await work()
+            for last in (False, False, True):
+                try:
+                    async with connection.transaction():
+                        await connection.execute("set local lock_timeout = '60s'; set local statement_timeout = '70s'")
+                        await connection.execute(f"select pg_advisory_xact_lock({self._locks.number(b'migrate')})")
+                        await connection.execute("set local lock_timeout = '5s'; set local statement_timeout = '10min'")
+                        return await work()
+                except psycopg.errors.DeadlockDetected:
+                    if last:
+                        raise
         except psycopg.errors.InsufficientPrivilege as error:
             raise ConfigurationError(
                 f"{self.address.shown}: this user may not make what is missing ({_line(error)}). Grant it create on "
@@ -147,6 +161,11 @@ class PostgresStore:
             raise ConfigurationError(f"the store {self.address.shown} is not open in this process")
         return self._pool
 
+    def _ours(self) -> Pool:
+        self._opened()
+        assert self._own is not None
+        return self._own
+
     # -- transactions of the store's own ---------------------------------------------------------
 
     async def run(self, body: Op[T], *, quick: bool = False) -> T:
@@ -162,7 +181,7 @@ class PostgresStore:
                 raise
             return result
 
-        seat = Seat(self._opened())
+        seat = Seat(self._ours())
         try:
             async with asyncio.timeout(PATIENCE + ZOMBIES):
                 return await drive(whole(), AsyncSide(seat))
@@ -178,7 +197,7 @@ class PostgresStore:
         """One statement, in one round trip. ``write``: it changes what may safely be done twice."""
         asked = Item(SQL[name], params)
         items = [_OPEN, Item(_QUICK, ()), asked, _CLOSE] if write else [asked]
-        pool = self._opened()
+        pool = self._ours()
         handle = await pool.take()
         try:
             async with asyncio.timeout(PATIENCE):
@@ -261,37 +280,47 @@ class PostgresStore:
     async def take(
         self, group: str, member: str, slices: Sequence[Slice], *, ttl: float, now: float, force: bool = False
     ) -> list[Owned]:
-        """One transaction per slice, in order: waiting for the open units of one holds up no other. A unit that does
-        nothing for seconds (its process was stopped) is ended: what it held could not have been committed any more.
+        """One transaction per slice, in order. Waits for the open units of the old owner, ``ZOMBIES`` seconds for all
+        slices together; a unit that does nothing then (its process was stopped) is ended: what it held could not have
+        been committed any more. A slice whose units still work after that is left out, forced or not: ask again.
 
         Durable before it is believed: an epoch that a crash of the server gave out twice would fence nobody."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + ZOMBIES
         taken: list[Owned] = []
         for slice in sorted(slices):
-            for last in (False, True):
+            for patience in (_BRIEFLY, max(_BRIEFLY, until - loop.time()), _BRIEFLY):
                 try:
-                    one = await self.run(self._take(group, member, slice, ttl, now, force))
+                    one = await self.run(self._take(group, member, slice, ttl, now, force, patience))
                 except Contention:
-                    await self.rows("holders", int8s([self._locks.slice(group, slice)]))
-                    if last and force:
-                        raise
+                    if not await self._end_idle(group, slice) and loop.time() > until:
+                        break
                     continue
                 if one is not None:
                     taken.append(one)
                 break
         return taken
 
-    def _take(self, group: str, member: str, slice: Slice, ttl: float, now: float, force: bool) -> Op[Owned | None]:
-        place = (group.encode(), slice.topic.encode(), b"%d" % slice.partition, b"%d" % slice.generation)
-        asked = Statement(SQL["owner"], place)
+    async def _end_idle(self, group: str, slice: Slice) -> bool:
+        """End the units that keep this slice's fence and do nothing; whether there were any."""
+        try:
+            return bool(await self.rows("holders", int8s([self._locks.slice(group, slice)])))
+        except psycopg.Error:  # they belong to a user whose sessions we may not end: the server will, in time
+            return False
+
+    def _take(
+        self, group: str, member: str, slice: Slice, ttl: float, now: float, force: bool, patience: float
+    ) -> Op[Owned | None]:
+        asked = Statement(SQL["owner"], _place(group, slice))
         if _leave(_owner_of((yield asked).rows), member, ttl, now, force):
             return None
-        yield Statement(f"set local lock_timeout = '{ZOMBIES:g}s'", (), Kind.LATER)
+        yield Statement(SQL["patience"], (b"%d" % (patience * 1000),), Kind.LATER)
         yield Statement(SQL["locks"], (int8s([self._locks.slice(group, slice)]),))
         found = _owner_of((yield asked).rows)
         if _leave(found, member, ttl, now, force):
             return None
         owner, epoch, position, incarnation, _ = found
-        yield Statement(SQL["take"], (*place, member.encode(), b"%d" % (epoch + 1), b"%r" % (now + ttl)))
+        yield Statement(SQL["take"], (*_place(group, slice), member.encode(), b"%d" % (epoch + 1), b"%r" % (now + ttl)))
         return Owned(slice, epoch + 1, position, incarnation, owner not in ("", member))
 
     async def lease(self, group: str, member: str, held: Mapping[Slice, int], *, ttl: float, now: float) -> LeaseView:

@@ -94,11 +94,15 @@ def _bind_other(value: Any) -> bytes | None:
 
 
 class _Time(Loader):
-    """Times of both kinds as UTC: the session's time zone is UTC."""
+    """Times of both kinds as UTC, whatever zone a transaction has set for itself."""
 
     def load(self, data: Buffer) -> datetime:
-        made = datetime.fromisoformat(bytes(data).decode())
-        return made.replace(tzinfo=UTC)
+        text = bytes(data).decode()
+        try:
+            made = datetime.fromisoformat(text)
+        except ValueError as error:
+            raise TransactionError(f"the time {text!r} is none that a datetime could hold; read it as text") from error
+        return made.replace(tzinfo=UTC) if made.tzinfo is None else made.astimezone(UTC)
 
 
 def readers() -> AdaptersMap:

@@ -76,5 +76,6 @@ class Wake:
 
     async def _listen(self, connection: psycopg.AsyncConnection[Any]) -> None:
         await connection.execute(f"listen {self._channel}")
+        self._heard(True, True)  # whatever was told before we listened, or between two connections
         async for notice in connection.notifies():
             self._heard(OUTBOX in notice.payload, GATES in notice.payload)

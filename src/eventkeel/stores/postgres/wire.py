@@ -8,6 +8,7 @@ postgresql.org/docs/current/libpq-pipeline-mode.html.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import select
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -36,6 +37,9 @@ _ROWS = pq.ExecStatus.TUPLES_OK
 _FAILED = frozenset({pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.BAD_RESPONSE})
 _BAD = pq.ConnStatus.BAD
 
+_STALE = frozenset({"RevalidateCachedQuery", "FetchPreparedStatement"})
+"""Where the server says that a prepared statement is out of date: a table was altered behind it, or somebody has
+thrown it away. The SQLSTATE of the first (0A000) is also that of SQL which it does not support at all."""
 _AWAY = ("08", "57P")
 """SQLSTATEs of a server that goes or comes; beside them 53: it has no room (disk, memory, connections)."""
 _IN_THE_WAY = frozenset({"55P03", "40P01", "40001"})
@@ -65,10 +69,14 @@ class Wire:
         self.pg: pq.abc.PGconn = connection.pgconn
         self.pg.nonblocking = 1
         self._plans: dict[str, bytes] = {}
+        self._names = itertools.count()
         self._own = own
         self._transformer = Transformer(context)
         self.busy = False
         """An exchange is under way: whoever cut it off leaves the connection in doubt."""
+        self.cut = False
+        """It was cut off, and nobody is inside any more."""
+        self.most_plans = _MOST_PLANS
         self.lent = False
         """A user has psycopg's own connection too, which wants no pipeline mode between our exchanges."""
 
@@ -108,8 +116,8 @@ class Wire:
             formats = [1 if param.__class__ is Binary else 0 for param in params]
             binary = 1 if sql in self._own else 0
             name = plans.get(sql)
-            if name is None and len(plans) < _MOST_PLANS:
-                name = plans[sql] = b"e%d" % len(plans)
+            if name is None and len(plans) < self.most_plans:
+                name = plans[sql] = b"e%d" % next(self._names)  # never one that was used before
                 pg.send_prepare(name, sql.encode())
                 slots.append(~number)
             if name is None:
@@ -159,11 +167,11 @@ class Wire:
     def _error(self, sql: str, result: pq.abc.PGresult) -> Exception:
         error = error_from_result(result, "utf-8")
         code = error.sqlstate or ""
-        if code.startswith(_AWAY) or code.startswith("53") or code == "25006":
-            return _chained(StoreUnavailable(f"the database cannot be used now: {_brief(error)}"), error)
-        if code in _IN_THE_WAY:
-            return _chained(Contention(f"another transaction was in the way: {_brief(error)}"), error)
-        if code in ("0A000", "26000"):  # a table was altered behind a plan, or somebody has thrown the plans away
+        if (judged := judge(error)) is not error:
+            return judged
+        if code in ("0A000", "26000") and error.diag.source_function in _STALE:
+            if code == "26000":
+                self._plans.clear()  # somebody has thrown all of them away
             self._plans.pop(sql, None)
             return _chained(StoreUnavailable(f"a prepared statement is out of date: {_brief(error)}"), error)
         return error
@@ -174,6 +182,16 @@ class Wire:
             self._transformer.set_pgresult(result)
             rows = self._transformer.load_rows(0, count, tuple)
         return Reply(rows, result.command_tuples or 0)
+
+
+def judge(error: psycopg.Error) -> Exception:
+    """The error itself, unless it is nobody's statement that is at fault."""
+    code = error.sqlstate or ""
+    if code.startswith(_AWAY) or code.startswith("53") or code == "25006":
+        return _chained(StoreUnavailable(f"the database cannot be used now: {_brief(error)}"), error)
+    if code in _IN_THE_WAY:
+        return _chained(Contention(f"another transaction was in the way: {_brief(error)}"), error)
+    return error
 
 
 def _chained(made: Exception, cause: Exception) -> Exception:
@@ -199,6 +217,9 @@ def run_sync(wire: Wire, exchange: Exchange[T]) -> T:
             wanted = exchange.send(ready)
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]
+    except BaseException:
+        wire.cut = wire.busy
+        raise
 
 
 async def run_async(wire: Wire, exchange: Exchange[T], loop: asyncio.AbstractEventLoop) -> T:
@@ -209,6 +230,9 @@ async def run_async(wire: Wire, exchange: Exchange[T], loop: asyncio.AbstractEve
             wanted = exchange.send(await _ready(wire.pg.socket, wanted, loop))
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]
+    except BaseException:
+        wire.cut = wire.busy
+        raise
 
 
 async def _ready(fd: int, wanted: int, loop: asyncio.AbstractEventLoop) -> int:
