@@ -102,8 +102,17 @@ def open_store(url: str, service: str) -> Store:
     return made
 
 
-def open_catalogue(url: str, store: Store) -> Catalogue:
-    """What operators ask of the opened ``store`` at ``url``, and do to it."""
+def store_of(service: Service, config: Config) -> Store:
+    """The store that the service was given, or the one at the URL in force; not opened yet."""
+    if service.store is not None:
+        made: Store = service.store.of(service.name)
+        return made
+    return open_store(config.store_url(service.name), service.name)
+
+
+def open_catalogue(service: Service, config: Config, store: Store) -> Catalogue:
+    """What operators ask of the opened ``store`` of a service, and do to it."""
+    url = config.store_url(service.name) if service.store is None else f"{service.store.scheme}:"
     factory, _ = _leaf("eventkeel.catalogues", url, "store")
     made: Catalogue = factory(store)
     return made
@@ -112,7 +121,9 @@ def open_catalogue(url: str, store: Store) -> Catalogue:
 def _leaf(group: str, url: str, what: str) -> tuple[Callable[..., Any], str]:
     scheme, _, rest = url.partition(":")
     if scheme in _LATER:
-        raise NotYetSupported(f"{what} {scheme}://…: {_LATER[scheme]} comes with a later version; use kafka://HOST:PORT")
+        raise NotYetSupported(
+            f"{what} {scheme}://…: {_LATER[scheme]} comes with a later version; use kafka://HOST:PORT"
+        )
     target = _BUILT_IN[group].get(scheme)
     for point in importlib.metadata.entry_points(group=group):
         if point.name == scheme:
@@ -143,7 +154,7 @@ class Runtime:
     ) -> None:
         self.service, self.config, self.mode = service, config, mode
         self.clock = clock or SystemClock()
-        self.store = open_store(config.store_url(service.name), service.name)
+        self.store = store_of(service, config)
         self.transport = open_transport(config.broker_url, self.clock)
         self.context = Context(
             service=service.name,
@@ -195,6 +206,9 @@ class Runtime:
         self.failure = asyncio.get_running_loop().create_future()
         await self.store.open()
         await self.store.migrate(self._schema(), apply=True)
+        if any(consumer.session for consumer in self.service.consumers):
+            sessions = importlib.import_module("eventkeel.integrations.sqlalchemy")
+            await sessions.ready(self.store, self.service.name, sync=self.service.sync)
         self.service.opened(OpenDoor(self.context))
         if self.mode == "publisher":
             return

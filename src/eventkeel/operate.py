@@ -13,7 +13,7 @@ from uuid import UUID
 from eventkeel.admin.access import Actor
 from eventkeel.admin.act import Act
 from eventkeel.admin.ask import Ask
-from eventkeel.app import Runtime, open_catalogue, open_store, open_transport
+from eventkeel.app import Runtime, open_catalogue, open_transport, store_of
 from eventkeel.codec.json import JsonFormat
 from eventkeel.config import Config
 from eventkeel.errors import BrokerUnavailable, ConfigurationError, PublishError
@@ -42,8 +42,8 @@ async def desk(service: Service, config: Config, actor: Actor) -> AsyncIterator[
 
     Raises ConfigurationError where the service has never run on them, AccessDenied.
     """
-    url, clock = config.store_url(service.name), SystemClock()
-    store, transport = open_store(url, service.name), open_transport(config.broker_url)
+    clock = SystemClock()
+    store, transport = store_of(service, config), open_transport(config.broker_url)
     for what, part in ((f"database of service {service.name}", store), ("broker", transport)):
         _exists(what, part)
     await store.open()
@@ -51,7 +51,7 @@ async def desk(service: Service, config: Config, actor: Actor) -> AsyncIterator[
         await store.migrate(Schema(service.name, service.group, consumers=_names(service)), apply=False)
         await transport.open()
         try:
-            catalogue = open_catalogue(url, store)
+            catalogue = open_catalogue(service, config, store)
             ask = Ask(service.name, service.group, catalogue, transport, clock, actor)
             yield Desk(ask, Act(service.name, catalogue, clock, actor))
         finally:

@@ -4,11 +4,13 @@
 (events: list[E])               a batch handler
 Transaction / SyncTransaction   effects, in this unit of work
 Delivery / list[Delivery]       ids, attempt, headers, position, logger
+AsyncSession / Session          SQLAlchemy's, on the same transaction
 anything given by provide()     made by its factory for each call
 """
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import types
 import typing
@@ -23,7 +25,7 @@ from eventkeel.handling import Steps, SyncTransaction, Transaction
 from eventkeel.message import Delivery
 from eventkeel.policy.retry import Retry
 
-Want = Literal["event", "events", "tx", "delivery", "deliveries"] | Callable[[], Any]
+Want = Literal["event", "events", "tx", "delivery", "deliveries", "session"] | Callable[[], Any]
 
 
 class Consumer(msgspec.Struct, frozen=True, eq=False):
@@ -40,6 +42,8 @@ class Consumer(msgspec.Struct, frozen=True, eq=False):
     retry: Retry
     plain: bool
     """It wants exactly (event, tx), by position: the fast way to call it."""
+    session: bool = False
+    """It wants an SQLAlchemy session. Under that name it is called with the transaction, and makes one of it."""
 
     def arguments(self, event: object, tx: object, delivery: object) -> dict[str, Any]:
         """Keyword arguments for one delivery (or, for a batch handler, lists)."""
@@ -48,7 +52,7 @@ class Consumer(msgspec.Struct, frozen=True, eq=False):
             match want:
                 case "event" | "events":
                     made[name] = event
-                case "tx":
+                case "tx" | "session":
                     made[name] = tx
                 case "delivery" | "deliveries":
                     made[name] = delivery
@@ -90,7 +94,31 @@ def make_consumer(
         name = getattr(call, "__name__", "handler")
     if not name.replace("_", "").replace("-", "").replace(".", "").isalnum():
         raise SignatureError(f'{where}: a handler needs a plain stable name; write name="take_payment"')
-    return Consumer(f"{service}/{name}", call, specs, wants, batch, sync, exclusive, retry, plain)
+    session = "session" in kinds
+    if session:
+        call = _with_session(call, wants, hints, sync, where)
+    return Consumer(f"{service}/{name}", call, specs, wants, batch, sync, exclusive, retry, plain, session)
+
+
+def _with_session(
+    call: Callable[..., Any], wants: tuple[tuple[str, Want], ...], hints: Mapping[str, Any], sync: bool, where: str
+) -> Callable[..., Any]:
+    names = {want: name for name, want in wants if isinstance(want, str)}
+    name = names["session"]
+    if sync != (_session_kind(hints[name]) == "Session"):
+        kinds = ("a synchronous handler", "Session (or write async def)") if sync else ("an async one", "AsyncSession")
+        raise SignatureError(f"{where}: {kinds[0]} asks for {kinds[1]}")
+    sessions = importlib.import_module("eventkeel.integrations.sqlalchemy")
+    made: Callable[..., Any] = sessions.wrapped(call, name, hints[name], names.get("tx"), sync=sync)
+    return made
+
+
+def _session_kind(hint: Any) -> str | None:
+    """Which of SQLAlchemy's sessions it is, or is made of; found without importing SQLAlchemy."""
+    for base in getattr(hint, "__mro__", ()):
+        if base.__module__.startswith("sqlalchemy.") and base.__name__ in ("AsyncSession", "Session"):
+            return str(base.__name__)
+    return None
 
 
 def _hints(call: Callable[..., Any], where: str, scope: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,14 +153,11 @@ def _want(
         return "delivery"
     if hint is Steps:
         raise NotYetSupported(f"{where}: Steps (journalled calls to third parties) come with a later version")
-    if getattr(hint, "__module__", "").startswith("sqlalchemy") and getattr(hint, "__name__", "") in (
-        "AsyncSession",
-        "Session",
-    ):
-        raise NotYetSupported(f"{where}: SQLAlchemy sessions come with a later version; use tx: Transaction")
     provider = providers.get(hint)
     if provider is not None:
         return provider
+    if _session_kind(hint) is not None:
+        return "session"
     wanted = " | ".join(event.__name__ for event in events)
     unknown = getattr(hint, "__name__", hint)
     raise SignatureError(
@@ -150,7 +175,7 @@ def _members(hint: Any) -> set[Any]:
 def _check_kinds(kinds: list[Want], sync: bool, hints: Mapping[str, Any], where: str) -> None:
     if kinds.count("event") + kinds.count("events") != 1:
         raise SignatureError(f"{where}: ask for the event exactly once")
-    for kind in ("tx", "delivery", "deliveries"):
+    for kind in ("tx", "delivery", "deliveries", "session"):
         if kinds.count(kind) > 1:
             raise SignatureError(f"{where}: asks for {kind} twice")
     if "events" in kinds and "delivery" in kinds:

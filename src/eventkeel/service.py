@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, Protocol, TypeVar
+from uuid import UUID
 
 from eventkeel.errors import ConfigurationError, SignatureError
 from eventkeel.handling import SyncTransaction, Transaction
@@ -23,6 +24,16 @@ class Door(Protocol):
     def transaction(self) -> AbstractAsyncContextManager[Transaction]: ...
 
     def sync_transaction(self) -> AbstractContextManager[SyncTransaction]: ...
+
+    def outbox(self, session: Any) -> Outbox: ...
+
+
+class Outbox(Protocol):
+    """Where events go that are published with a session of the user's own."""
+
+    def publish(self, event: object, *, delay: float | None = None, at: object = None) -> UUID:
+        """Publish with the session's commit, or not at all. Returns the event's id. Raises PublishError."""
+        ...
 
 
 class OutsideTransaction:
@@ -80,6 +91,8 @@ class Service:
         self.retry = retry or Retry()
         self.deadline = deadline
         self.settings: dict[str, Any] = {}
+        self.store: Any = None
+        """A store that ``configure`` was given in place of a URL."""
         self._consumers: list[Consumer] = []
         self._providers: dict[Any, Callable[[], Any]] = {}
         self._ignored: set[tuple[str, str]] = set()
@@ -132,7 +145,12 @@ class Service:
 
     def configure(self, **settings: Any) -> Service:
         """Settings for ``lifespan`` and tests, by the names of the configuration reference
-        (``broker=…, store=…, data=…``). The command line and ``scripts`` do not need it."""
+        (``broker=…, store=…, data=…``). The command line and ``scripts`` do not need it.
+
+        ``store`` may be an object too, such as ``SQLAlchemyStore(engine)``: then it is this service's store
+        wherever it runs, whatever URL was said."""
+        if "store" in settings and not isinstance(settings["store"], str | None):
+            self.store = settings.pop("store")
         self.settings.update(settings)
         return self
 
@@ -156,12 +174,25 @@ class Service:
         Raises ConfigurationError where the service is not open in this process, and
         NestedTransaction inside a handler of the same service, which would wait for itself.
         """
+        return OutsideTransaction(self._opened())
+
+    def outbox(self, session: Any) -> Outbox:
+        """The outbox of the transaction of your own SQLAlchemy session (``AsyncSession`` or ``Session``) on the
+        service's database: ``service.outbox(session).publish(event)`` commits with the session's next commit,
+        once, and is dropped with its rollback, or with that of the savepoint in which it was said.
+
+        Raises ConfigurationError where the service is not open in this process, and NestedTransaction inside a
+        handler of the same service, which has a ``tx`` to publish with.
+        """
+        return self._opened().outbox(session)
+
+    def _opened(self) -> Door:
         if self._door is None:
             raise ConfigurationError(
                 f"service {self.name!r} is not open in this process. Serve the application with "
                 f"'eventkeel run … --http HOST:PORT', or give it lifespan=service.lifespan"
             )
-        return OutsideTransaction(self._door)
+        return self._door
 
     def lifespan(self, app: Any) -> AbstractAsyncContextManager[None]:
         """For ``Starlette(lifespan=service.lifespan)`` and ``FastAPI(…)``: relay and handlers run

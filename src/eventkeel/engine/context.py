@@ -88,16 +88,15 @@ class Context:
                 work = works[index]
                 causation = as_text(work.event_id)
                 correlation = work.correlation or causation
-            return codec.encode(
-                event,
-                new_id=self.new_id,
-                source=self.source,
-                now=scope.now,
-                correlation=correlation,
-                causation=causation,
-            )
+            return self.record(event, scope.now, correlation, causation)
 
         return encode
+
+    def record(self, event: object, now: float, correlation: str | None = None, causation: str | None = None) -> Record:
+        """An event as the outbox takes it. Raises PublishError."""
+        return codec.encode(
+            event, new_id=self.new_id, source=self.source, now=now, correlation=correlation, causation=causation
+        )
 
     def pace(self, consumer: str) -> Pace:
         pace = self._paces.get(consumer)

@@ -1,10 +1,12 @@
-"""Transactions outside handlers: ``service.transaction()``."""
+"""Transactions outside handlers: ``service.transaction()``, and ``service.outbox(session)`` on a user's own."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 from eventkeel.drive import Program, drive, drive_sync
 from eventkeel.engine.context import Context
@@ -26,7 +28,7 @@ class OpenDoor:
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
-        self._refuse_inside()
+        self._refuse_inside("service.transaction()")
         context = self._context
         unit = context.store.unit()
         scope = context.scope(unit, (), "service.transaction()")
@@ -54,7 +56,7 @@ class OpenDoor:
 
     @contextlib.contextmanager
     def sync_transaction(self) -> Iterator[SyncTransaction]:
-        self._refuse_inside()
+        self._refuse_inside("service.transaction()")
         context = self._context
         unit = context.store.unit()
         scope = context.scope(unit, (), "service.transaction()")
@@ -70,11 +72,18 @@ class OpenDoor:
             scope.close()
             unit.close()
 
-    def _refuse_inside(self) -> None:
+    def outbox(self, session: Any) -> Any:
+        self._refuse_inside("service.outbox(session)")
+        context = self._context
+        integration = importlib.import_module("eventkeel.integrations.sqlalchemy")
+        now = context.clock.now
+        return integration.outbox(session, context.store, lambda event: context.record(event, now()), now)
+
+    def _refuse_inside(self, what: str) -> None:
         if INSIDE.get() == self._context.service:
             raise NestedTransaction(
-                f"a handler of {self._context.service} asked for service.transaction(): it would wait for the unit "
-                "that it runs in. Use the tx it was given"
+                f"a handler of {self._context.service} asked for {what}: it would wait for the unit that it runs "
+                "in. Use the tx it was given"
             )
 
 

@@ -399,6 +399,11 @@ class Store(Protocol):
         """A unit, not begun yet. Never waits: its BEGIN gets the connection, and may wait for it."""
         ...
 
+    def join(self, native: Any) -> Unit:
+        """A unit on the transaction of a user's own connection, which has begun: its ``begin``, ``commit`` and
+        ``rollback`` are refused. Raises ConfigurationError where the store cannot."""
+        ...
+
     async def take(
         self, group: str, member: str, slices: Sequence[Slice], *, ttl: float, now: float, force: bool = False
     ) -> list[Owned]:

@@ -213,6 +213,12 @@ class SQLiteStore:
 
     # -- ownership -----------------------------------------------------------------------------
 
+    def join(self, native: Any) -> SQLiteUnit:
+        raise ConfigurationError(
+            "nobody's own connection can be joined on SQLite: one file never passes through two SQLite libraries in "
+            "one process. Use service.transaction(), or give the service a postgresql:// store"
+        )
+
     async def take(
         self, group: str, member: str, slices: Sequence[Slice], *, ttl: float, now: float, force: bool = False
     ) -> list[Owned]:
