@@ -43,18 +43,27 @@ async def ask(db: Connection, name: str, *params: Any) -> list[tuple[Any, ...]]:
 async def framework_tables(db: Connection, address: Address) -> None:
     """Make what is missing. Raises ConfigurationError for tables that this version cannot work on."""
     if not (await ask(db, "made", address.schema))[0][0]:
-        await db.execute(sql.SQL("create schema if not exists {}").format(sql.Identifier(address.schema)))
-        script = resources.files("eventkeel.stores.postgres").joinpath("schema.sql").read_text("utf-8")
-        await db.execute(script)
-        for name, value in (("schema", str(VERSION)), ("oldest", str(OLDEST)), ("store_id", os.urandom(16).hex())):
-            await ask(db, "put_meta", name, value)
-        return
-    version, oldest = [int((await ask(db, "get_meta", name))[0][0]) for name in ("schema", "oldest")]
+        if not (await ask(db, "schema_made", address.schema))[0][0]:  # asked, because "if not exists" needs the right
+            await db.execute(sql.SQL("create schema {}").format(sql.Identifier(address.schema)))
+        await db.execute(_script("schema.sql"))
+        await ask(db, "put_meta", "store_id", os.urandom(16).hex())
+        version = oldest = 1
+    else:
+        version, oldest = [int((await ask(db, "get_meta", name))[0][0]) for name in ("schema", "oldest")]
+    for number in range(version + 1, VERSION + 1):
+        await db.execute(_script(f"migrations/{number:04d}.sql"))
+    if version < VERSION or not await ask(db, "get_meta", "schema"):
+        for name, value in (("schema", VERSION), ("oldest", OLDEST)):
+            await ask(db, "set_meta", name, str(value))
     if oldest > VERSION:
         raise ConfigurationError(
             f"{address.shown} was brought to version {version} by a newer Eventkeel, whose tables need {oldest} or "
             f"later; this one knows {VERSION}: run the newer one"
         )
+
+
+def _script(name: str) -> bytes:
+    return resources.files("eventkeel.stores.postgres").joinpath(name).read_bytes()
 
 
 async def register(db: Connection, want: Schema, address: Address, apply: bool) -> None:
