@@ -33,6 +33,7 @@ from eventkeel.stores.common import held as held_row
 from eventkeel.stores.placeholders import Compiled, compile_sql
 from eventkeel.stores.postgres.arrays import Binary, int4s, int8s
 from eventkeel.stores.postgres.connection import AsyncSide, Seat
+from eventkeel.stores.postgres.join import JoinedUnit
 from eventkeel.stores.postgres.migrate import apply_ddl, ask, framework_tables, register
 from eventkeel.stores.postgres.pool import Pool, closed
 from eventkeel.stores.postgres.unit import OWN, SQL, Locks, PostgresUnit, text
@@ -219,6 +220,11 @@ class PostgresStore:
         undecided = self._consumers.get(f"{self.service}/*", 0)
         pool = self._opened()
         return PostgresUnit(pool, self._locks, self.caps.relay_shards, self._id, undecided, self.notify)
+
+    def join(self, native: Any) -> JoinedUnit:
+        """A unit on a user's psycopg connection (or on anything that runs statements as ``Connection`` does)."""
+        self._opened()
+        return JoinedUnit(native, self.address.schema, self._locks, self.caps.relay_shards, self._id)
 
     def _id(self, consumer: str) -> int:
         number = self._consumers.get(consumer)
