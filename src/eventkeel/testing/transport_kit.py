@@ -48,14 +48,14 @@ class Member:
         self.incarnations: dict[Slice, str] = {}
         self._one_by_one: set[Slice] = set()
         self._ahead: list[Delivery] = []
+        self._assigned: set[Slice] = set()
 
     async def begin(self, at: Mapping[Slice, Position] | None = None) -> None:
         if self.transport.caps.assigns:
-            missing = set(self.slices)
-            while missing:
+            while set(self.slices) - self._assigned:
                 arrival = await asyncio.wait_for(self.subscription.next(), PATIENCE)
                 assert isinstance(arrival, Assigned), arrival
-                missing -= set(arrival.slices)
+                self._assigned.update(arrival.slices)
         for slice in self.slices:
             await self.subscription.begin(slice, (at or {}).get(slice))
 
@@ -81,8 +81,12 @@ class Member:
         """Nothing more comes."""
         assert not self._ahead, numbers(self._ahead)
         with contextlib.suppress(TimeoutError):
-            arrival = await asyncio.wait_for(self.subscription.next(), QUIET)
-            assert not isinstance(arrival, (Deliveries, Broken)), arrival
+            async with asyncio.timeout(QUIET):
+                while True:
+                    arrival = await self.subscription.next()
+                    assert not isinstance(arrival, (Deliveries, Broken)), arrival
+                    if isinstance(arrival, Assigned):
+                        self._assigned.update(arrival.slices)
 
     def after(self, delivery: Delivery) -> Position:
         return Position(delivery.position + 1, self.incarnations[delivery.slice])
