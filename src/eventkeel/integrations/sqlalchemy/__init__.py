@@ -12,5 +12,6 @@ except ImportError as error:
 from eventkeel.integrations.sqlalchemy.outbox import outbox as outbox
 from eventkeel.integrations.sqlalchemy.sessions import ready as ready
 from eventkeel.integrations.sqlalchemy.sessions import wrapped as wrapped
+from eventkeel.integrations.sqlalchemy.store import SQLAlchemyStore as SQLAlchemyStore
 
-__all__ = ["outbox", "ready", "wrapped"]
+__all__ = ["SQLAlchemyStore", "outbox", "ready", "wrapped"]

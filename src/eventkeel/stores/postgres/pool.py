@@ -8,7 +8,7 @@ import contextlib
 import threading
 import weakref
 from collections import deque
-from typing import Any
+from typing import Any, Protocol
 
 import psycopg
 from psycopg.adapt import AdaptersMap
@@ -48,11 +48,33 @@ class Context:
         self.connection: psycopg.BaseConnection[Any] | None = None
 
 
+class Dial(Protocol):
+    """How connections are made."""
+
+    async def connect(self) -> psycopg.AsyncConnection[Any]: ...
+
+    def connect_sync(self) -> psycopg.Connection[Any]: ...
+
+
+class _Libpq:
+    """As the URL says."""
+
+    def __init__(self, conninfo: str) -> None:
+        self._conninfo = conninfo
+
+    async def connect(self) -> psycopg.AsyncConnection[Any]:
+        return await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
+
+    def connect_sync(self) -> psycopg.Connection[Any]:
+        return psycopg.Connection.connect(self._conninfo, autocommit=True)
+
+
 class Pool:
     """Gives connections to units and to the store itself. From any thread."""
 
-    def __init__(self, address: Address, own: frozenset[str], most: int) -> None:
+    def __init__(self, address: Address, own: frozenset[str], most: int, dial: Dial | None = None) -> None:
         self.address, self._own, self._most = address, own, most
+        self._dial = dial or _Libpq(address.conninfo)
         self._context = Context(readers())
         self._lock = threading.Lock()
         self._free: list[Handle] = []
@@ -191,7 +213,7 @@ class Pool:
 
     def _made_sync(self) -> Handle:
         try:
-            connection = psycopg.Connection.connect(self.address.conninfo, autocommit=True)
+            connection = self._dial.connect_sync()
             try:
                 self._check(connection, connection.execute(_LOOK).fetchone())
                 connection.execute(_SET, self._settings())
@@ -209,7 +231,7 @@ class Pool:
     async def connect(self) -> psycopg.AsyncConnection[Any]:
         """A connection as all of them are. Raises StoreUnavailable, ConfigurationError."""
         try:
-            connection = await psycopg.AsyncConnection.connect(self.address.conninfo, autocommit=True)
+            connection = await self._dial.connect()
             try:
                 self._check(connection, await (await connection.execute(_LOOK)).fetchone())
                 await connection.execute(_SET, self._settings())

@@ -35,9 +35,9 @@ from eventkeel.stores.postgres.arrays import Binary, int4s, int8s
 from eventkeel.stores.postgres.connection import AsyncSide, Seat
 from eventkeel.stores.postgres.join import JoinedUnit
 from eventkeel.stores.postgres.migrate import apply_ddl, ask, framework_tables, register
-from eventkeel.stores.postgres.pool import Pool, closed
+from eventkeel.stores.postgres.pool import Dial, Pool, closed
 from eventkeel.stores.postgres.unit import OWN, SQL, Locks, PostgresUnit, text
-from eventkeel.stores.postgres.url import parse
+from eventkeel.stores.postgres.url import Address, parse
 from eventkeel.stores.postgres.values import bind
 from eventkeel.stores.postgres.wake import Wake
 from eventkeel.stores.postgres.wire import Failed, Item, run_async
@@ -68,8 +68,9 @@ class PostgresStore:
     What a unit has committed is as durable as the server's ``synchronous_commit`` makes it; ``off`` is refused.
     """
 
-    def __init__(self, rest: str, service: str, *, shards: int = SHARDS) -> None:
-        self.address, self.service = parse(rest), service
+    def __init__(self, rest: str | Address, service: str, *, shards: int = SHARDS, dial: Dial | None = None) -> None:
+        self.address, self.service = rest if isinstance(rest, Address) else parse(rest), service
+        self._dial = dial
         self.caps = StoreCaps(parallel_units=True, relay_shards=shards)
         self.store_id = ""
         self._locks = Locks(self.address.schema)
@@ -91,7 +92,7 @@ class PostgresStore:
         """Raises StoreUnavailable where the server does not answer, ConfigurationError where it cannot be used."""
         if self._pool is not None:
             return
-        pool = Pool(self.address, OWN, self.address.pool)
+        pool = Pool(self.address, OWN, self.address.pool, self._dial)
         connection = await pool.connect()
         try:
             await self._alone(connection, lambda: framework_tables(connection, self.address))
@@ -99,7 +100,7 @@ class PostgresStore:
         finally:
             await closed(connection)
         self._pool, self._loop = pool, asyncio.get_running_loop()
-        self._own = Pool(self.address, OWN, OWN_CONNECTIONS)
+        self._own = Pool(self.address, OWN, OWN_CONNECTIONS, self._dial)
         self._wake = Wake(pool, self.address.schema, self._wake_all)
 
     async def close(self) -> None:
