@@ -1,4 +1,4 @@
-"""Each test of the engine runs on SQLite and on PostgreSQL."""
+"""Each test of the engine runs on SQLite, on PostgreSQL, and (slowly) on Kafka and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ WORDS = {
     " blob": " bytea",
 }
 """Where the tests' schemas speak SQLite."""
+PLACES = [
+    "sqlite",
+    pytest.param("postgres", marks=pytest.mark.servers),
+    pytest.param("kafka", marks=[pytest.mark.servers, pytest.mark.slow]),
+]
 
 
 def _in_its_words(script: str) -> Iterator[str]:
@@ -24,7 +29,7 @@ def _in_its_words(script: str) -> Iterator[str]:
     return placeholders.statements(script)
 
 
-@pytest.fixture(autouse=True, params=["sqlite", pytest.param("postgres", marks=pytest.mark.servers)])
+@pytest.fixture(autouse=True, params=PLACES)
 def elsewhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     if request.param == "sqlite":
         yield
@@ -32,6 +37,8 @@ def elsewhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     url: str = request.getfixturevalue("postgres_url")
     monkeypatch.setattr(migrate, "statements", _in_its_words)
     harness.ELSEWHERE["store"] = url + "?schema={place}"
+    if request.param == "kafka":
+        harness.ELSEWHERE["broker"] = request.getfixturevalue("kafka_url") + "?prefix={place}."
     harness.PLACES.clear()
     try:
         yield
@@ -43,8 +50,13 @@ def elsewhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What speaks of SQLite's own ways is no test of PostgreSQL."""
-    others = [item for item in items if item.get_closest_marker("sqlite_only") and "[postgres" in item.name]
+    """What speaks of SQLite's own ways is no test of another database, or of another broker."""
+    others = [
+        item
+        for item in items
+        if (item.get_closest_marker("sqlite_only") and ("[postgres" in item.name or "[kafka" in item.name))
+        or (item.get_closest_marker("sqlite_broker") and "[kafka" in item.name)
+    ]
     if others:
         config.hook.pytest_deselected(items=others)
         items[:] = [item for item in items if item not in others]
