@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 import pytest_asyncio
@@ -18,6 +18,18 @@ def place(postgres_url: str) -> Iterator[Place]:
     made.make()
     yield made
     made.drop()
+
+
+@pytest.fixture
+def place_for() -> Callable[[str], Place]:
+    """A schema on a server of the test's own."""
+
+    def make(server: str) -> Place:
+        made = Place(server, f"t_{uuid.uuid4().hex[:12]}")
+        made.make()
+        return made
+
+    return make
 
 
 @pytest_asyncio.fixture(params=["async", "sync"])

@@ -134,7 +134,8 @@ on conflict (grp, topic, partition, generation) do update
 set owner = excluded.owner, epoch = excluded.epoch, until = excluded.until
 
 -- name: holders
--- who keeps a slice's fence and does nothing: a process that was stopped in the middle of a unit
+-- who keeps a slice's fence and does nothing: a process that was stopped in the middle of a unit, perhaps in the
+-- middle of what it sends or reads
 select pg_terminate_backend(l.pid) from pg_locks l join pg_stat_activity a on a.pid = l.pid
 where l.locktype = 'advisory' and l.granted and l.objsubid = 1 and l.database = (
     select oid from pg_database where datname = current_database())

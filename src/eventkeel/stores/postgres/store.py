@@ -32,7 +32,7 @@ from eventkeel.stores.common import explained, latest
 from eventkeel.stores.common import held as held_row
 from eventkeel.stores.placeholders import Compiled, compile_sql
 from eventkeel.stores.postgres.arrays import Binary, int4s, int8s
-from eventkeel.stores.postgres.connection import AsyncSide, Seat
+from eventkeel.stores.postgres.connection import AsyncSide, Handle, Seat
 from eventkeel.stores.postgres.join import JoinedUnit
 from eventkeel.stores.postgres.migrate import apply_ddl, ask, framework_tables, register
 from eventkeel.stores.postgres.pool import Dial, Pool, closed
@@ -188,7 +188,7 @@ class PostgresStore:
             async with asyncio.timeout(PATIENCE + ZOMBIES):
                 return await drive(whole(), AsyncSide(seat))
         except TimeoutError as error:
-            raise StoreUnavailable(f"{self.address.shown} did not answer within {PATIENCE + ZOMBIES:g} s") from error
+            raise self._silent(PATIENCE + ZOMBIES) from error
         finally:
             handle = seat.leave()
             if handle is not None:
@@ -200,20 +200,26 @@ class PostgresStore:
         asked = Item(SQL[name], params)
         items = [_OPEN, Item(_QUICK, ()), asked, _CLOSE] if write else [asked]
         pool = self._ours()
-        handle = await pool.take()
+        handle: Handle | None = None
         try:
             async with asyncio.timeout(PATIENCE):
+                handle = await pool.take()
                 results = await run_async(handle.wire, handle.wire.exchange(items), asyncio.get_running_loop())
             return handle.wire.reply(results[2 if write else 0]).rows
         except Failed as failed:
+            assert handle is not None
             handle.doubtful = write  # its transaction is still open
             cause = failed.__cause__
             assert isinstance(cause, Exception)
             raise cause from cause.__cause__
         except TimeoutError as error:
-            raise StoreUnavailable(f"{self.address.shown} did not answer within {PATIENCE:g} s") from error
+            raise self._silent(PATIENCE) from error
         finally:
-            pool.give_back(handle)
+            if handle is not None:
+                pool.give_back(handle)
+
+    def _silent(self, seconds: float) -> StoreUnavailable:
+        return StoreUnavailable(f"{self.address.shown} did not answer within {seconds:g} s")
 
     # -- units ---------------------------------------------------------------------------------
 
