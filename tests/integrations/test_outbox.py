@@ -25,7 +25,7 @@ from eventkeel.testing.harness import Harness, harness
 
 from .tables import PATIENT, SCHEMA, Note, Ordered, Paid, Payment, ordered, payment
 
-DRIVERS = ("psycopg",)
+DRIVERS = ("psycopg", "asyncpg")
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ def test_a_commit_with_an_open_savepoint_loses_nothing(app: Harness, sync_engine
         session.begin_nested()
         app.service.outbox(session).publish(one("kept"))
     with sync_engine.connect() as connection:
-        assert connection.scalar(text("select count(*) from paying.eventkeel_outbox")) in (0, 1)
+        assert connection.scalar(text("select count(*) from paying.eventkeel_outbox")) == 1
 
 
 async def test_what_flushes_publish_belongs_to_the_commit(app: Harness, engine: AsyncEngine) -> None:

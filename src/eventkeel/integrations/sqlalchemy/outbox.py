@@ -20,6 +20,7 @@ from sqlalchemy.util import await_only
 from eventkeel.codec.identity import as_uuid
 from eventkeel.drive import drive, drive_sync
 from eventkeel.errors import ConfigurationError, NotYetSupported, PublishError, StatementRefused
+from eventkeel.integrations.sqlalchemy.asyncpg import AsyncpgSide
 from eventkeel.ports.store import Kind, Op, Record, Statement, Store, Unit
 from eventkeel.stores.postgres import PostgresStore
 
@@ -143,6 +144,11 @@ class SessionOutbox:
     def _append(self, connection: Connection, records: list[Record]) -> None:
         if connection.dialect.name != "postgresql":
             self._elsewhere(f"it is on {connection.dialect.name}")
+        if connection.dialect.driver not in ("psycopg", "asyncpg"):
+            raise ConfigurationError(
+                f"service.outbox(session) speaks psycopg 3 and asyncpg, and this session is on "
+                f"{connection.dialect.driver}: make its engine with postgresql+psycopg://"
+            )
         native = connection.connection.driver_connection
         if not _begun(native):
             connection.exec_driver_sql("select 1")  # the first statement begins a transaction
@@ -152,7 +158,7 @@ class SessionOutbox:
                     "engine with an isolation level"
                 )
         self._check(connection)
-        unit = self._store.join(native)
+        unit = self._store.join(native if isinstance(native, psycopg.BaseConnection) else AsyncpgSide(native))
         write = _write(unit, records, self._now())
         if connection.dialect.is_async:
             await_only(drive(write, unit.connection))

@@ -1,4 +1,4 @@
-"""``SQLAlchemyStore(engine)``: a service's store on the database of a user's engine, reached as the engine reaches it."""
+"""``SQLAlchemyStore(engine)``: a store on the database of a user's engine, reached as the engine reaches it."""
 
 from __future__ import annotations
 
