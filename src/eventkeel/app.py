@@ -24,6 +24,7 @@ from eventkeel.engine.housekeeping import Housekeeping
 from eventkeel.engine.intake import Intake
 from eventkeel.engine.lanes import Lane
 from eventkeel.engine.lifecycle import Part
+from eventkeel.engine.membership import Membership
 from eventkeel.engine.outside import OpenDoor
 from eventkeel.engine.ownership import Ownership
 from eventkeel.engine.relay import Relay
@@ -34,7 +35,7 @@ from eventkeel.ports.catalogue import Catalogue
 from eventkeel.ports.clock import Clock, SystemClock
 from eventkeel.ports.observer import Observer
 from eventkeel.ports.store import ConsumerName, Schema, Store
-from eventkeel.ports.transport import Budget, GroupWant, Subscription, TopicWant, Topology, Transport
+from eventkeel.ports.transport import Budget, GroupWant, TopicWant, Topology, Transport
 from eventkeel.service import Service
 
 Mode = Literal["worker", "publisher", "relay"]
@@ -174,7 +175,7 @@ class Runtime:
         self.relay: Relay | None = None
         self.due: Due | None = None
         self.failure: asyncio.Future[None] | None = None
-        self._subscription: Subscription | None = None
+        self._subscription: Membership | None = None
         self._intake: Intake | None = None
         self._parts: list[Part] = []
         self._started = False
@@ -275,7 +276,9 @@ class Runtime:
         consumes = self.mode == "worker" and bool(context.routes.consumers)
         if consumes:
             budget = Budget(numbers.budget_count, numbers.budget_bytes)
-            self._subscription = self.transport.subscribe(self.service.group, context.routes.topics, budget)
+            self._subscription = Membership(
+                lambda: self.transport.subscribe(self.service.group, context.routes.topics, budget)
+            )
         self.ownership = Ownership(context, self._subscription, self.lanes)
         if consumes:
             ownership = self.ownership

@@ -61,11 +61,11 @@ class Intake(Part):
                 self._taken = True
                 self._deliver(arrival)
             case Assigned(slices):
-                await self._ownership.assigned(slices, force=True)
+                await self._ownership.given(slices)
             case Revoking(slices, _):
-                await self._ownership.release(slices)
+                await self._ownership.revoked(slices)
             case Lost(slices):
-                await self._ownership.lost(slices)
+                await self._ownership.taken_away(slices)
             case Broken(reason, fatal):
                 if fatal:
                     raise ConfigurationError(f"service {self.context.service}: {reason}")

@@ -13,12 +13,16 @@ from eventkeel.engine.context import RELAY, SENDS_ONLY, Context, relay_slices
 from eventkeel.engine.faults import point
 from eventkeel.engine.lanes import Lane
 from eventkeel.engine.lifecycle import Part
+from eventkeel.engine.membership import Membership
 from eventkeel.engine.work import Share
 from eventkeel.errors import PositionError
 from eventkeel.message import Position, Slice
 from eventkeel.policy.assignment import plan
 from eventkeel.ports.store import Mark, Owned, OwnerRow
-from eventkeel.ports.transport import SliceLag, Subscription
+from eventkeel.ports.transport import SliceLag
+
+REJOIN = 4
+"""Fences in a row on one slice that the broker says is ours, after which the group is left and joined anew."""
 
 
 class Ownership(Part):
@@ -26,7 +30,7 @@ class Ownership(Part):
 
     name = "ownership"
 
-    def __init__(self, context: Context, subscription: Subscription | None, lanes: list[Lane]) -> None:
+    def __init__(self, context: Context, subscription: Membership | None, lanes: list[Lane]) -> None:
         super().__init__(context)
         self._subscription, self._lanes = subscription, lanes
         self.shares: dict[Slice, Share] = {}
@@ -37,6 +41,10 @@ class Ownership(Part):
         self._settled_at = context.clock.monotonic()
         self._passed: set[Share] = set()
         self._paused: set[Share] = set()
+        self._given: set[Slice] = set()
+        """What a broker that assigns says is ours: begun as long as it says so, whatever else goes wrong."""
+        self._fences: dict[Slice, int] = {}
+        self._not_before: dict[Slice, float] = {}
 
     # -- leases --------------------------------------------------------------------------------
 
@@ -44,6 +52,7 @@ class Ownership(Part):
         numbers, clock = self.context.numbers, self.context.clock
         if clock.monotonic() - self.renewed_at >= numbers.lease / 3:
             await self.balance()
+        await self._take_what_was_given()
         await self._let_go_on()
         if self._passed:
             passed, self._passed = self._passed, set()
@@ -98,6 +107,52 @@ class Ownership(Part):
             for lane in self._lanes:
                 lane.wake()
 
+    # -- a broker that assigns -----------------------------------------------------------------
+
+    async def given(self, slices: Sequence[Slice]) -> None:
+        """The broker says that these are ours (besides those that it said before). Whoever held them is fenced off."""
+        self._given.update(slices)
+        for slice in slices:
+            self._fences.pop(slice, None)
+            self._not_before.pop(slice, None)
+        await self.assigned(slices, force=True)
+
+    async def revoked(self, slices: Sequence[Slice]) -> None:
+        """The broker wants them for somebody else, and waits for us."""
+        self._given.difference_update(slices)
+        await self.release(slices)
+
+    async def taken_away(self, slices: Sequence[Slice]) -> None:
+        """The broker has given them to somebody else already."""
+        self._given.difference_update(slices)
+        await self.lost(slices)
+
+    async def _take_what_was_given(self) -> None:
+        """Slices that were lost to a fence, or could not be begun, and that the broker still says are ours."""
+        now = self.context.clock.monotonic()
+        missing = self._given - self.shares.keys()
+        if any(self._fences.get(slice, 0) >= REJOIN for slice in missing):
+            await self._rejoin()
+            return
+        if take := sorted(slice for slice in missing if now >= self._not_before.get(slice, now)):
+            await self.assigned(take, force=True)
+
+    async def _rejoin(self) -> None:
+        """Somebody else holds that the broker has given it the same slices: let the broker decide anew."""
+        assert self._subscription is not None
+        self._given.clear()
+        self._fences.clear()
+        self._not_before.clear()
+        await self.release(list(self.shares))
+        await self._subscription.renew()
+
+    def _count_fence(self, slice: Slice) -> None:
+        """Another process took it. Where the broker still gives it to us, one of the two is mistaken, and will be told
+        so by the broker soon: until then they must not take it from each other all the time."""
+        count = self._fences[slice] = self._fences.get(slice, 0) + 1
+        wait = min(8.0, 0.5 * 2.0**count) * (0.5 + self.context.dice())
+        self._not_before[slice] = self.context.clock.monotonic() + wait
+
     # -- slices come and go --------------------------------------------------------------------
 
     async def assigned(self, slices: Sequence[Slice], *, force: bool) -> None:
@@ -106,6 +161,14 @@ class Ownership(Part):
             return
         context, numbers = self.context, self.context.numbers
         async with self._moving:
+            if context.transport.caps.assigns:  # meanwhile it may have been revoked, or begun in another turn
+                slices = [
+                    slice
+                    for slice in slices
+                    if slice.topic == RELAY or (slice in self._given and slice not in self.shares)
+                ]
+            if not slices:
+                return
             owned = await context.store.take(
                 context.group, context.member, slices, ttl=numbers.lease, now=context.clock.now(), force=force
             )
@@ -126,18 +189,22 @@ class Ownership(Part):
         """Start = min(store, broker): the inbox absorbs what is read again, nothing can be skipped."""
         numbers = self.context.numbers
         position, incarnation = owned.position, owned.incarnation
+        starts = [(position, incarnation)]
         if lag is not None and lag.settled is not None:
-            if position is not None:
-                position = min(position, lag.settled)
-            elif numbers.start == "group":
+            if position is None and numbers.start == "group":
                 # Adoption of a group that another system kept; recorded by the first progress.
-                position, incarnation = lag.settled, lag.incarnation
-        try:
-            await self._flow(owned, position, incarnation)
-        except PositionError:
-            if numbers.start != "earliest":
-                raise
-            await self._flow(owned, None, "")  # somebody has read this error, and said so
+                starts = [(lag.settled, lag.incarnation)]
+            elif position is not None and lag.settled < position:
+                starts.insert(0, (lag.settled, incarnation))  # where that is gone, the store's own will do
+        if numbers.start == "earliest":
+            starts.append((None, ""))  # somebody has read the error, and said so
+        for position, incarnation in starts[:-1]:
+            try:
+                await self._flow(owned, position, incarnation)
+            except PositionError:
+                continue
+            return
+        await self._flow(owned, *starts[-1])
 
     async def _flow(self, owned: Owned, position: int | None, incarnation: str) -> None:
         assert self._subscription is not None
@@ -147,13 +214,14 @@ class Ownership(Part):
         try:
             at = None if position is None else Position(position, incarnation)
             await self._subscription.begin(owned.slice, at)
-        except PositionError:
-            del self.shares[owned.slice]
+        except BaseException:
+            self.shares.pop(owned.slice, None)  # nothing flows: another turn has to begin it
             raise
 
     async def release(self, slices: Iterable[Slice]) -> None:
         """Give slices back in good order: nothing new begins, what runs ends, progress is stored."""
         async with self._moving:
+            slices = tuple(slices)
             marks: list[Mark] = []
             gone: list[Slice] = []
             for slice in slices:
@@ -171,8 +239,9 @@ class Ownership(Part):
                 if share.dirty and self._subscription is not None:
                     await self._subscription.settle(slice, share.to_settle())
             # Before the store is told, which may fail: a slice that flows for nobody would use up the budget.
-            if gone and self._subscription is not None:
-                await self._subscription.release(gone)
+            # And those that never began: a broker that revokes waits for each that it named.
+            if self._subscription is not None:
+                await self._subscription.release([slice for slice in slices if slice.topic != RELAY])
             if marks:
                 await self.context.store.progress(self.context.group, marks, release=True, now=self.context.clock.now())
             for slice in gone:
@@ -188,6 +257,8 @@ class Ownership(Part):
             if share is not None:
                 share.live = False
                 gone.append(slice)
+                if slice in self._given:
+                    self._count_fence(slice)
         if gone and self._subscription is not None:
             await self._subscription.release(gone)
 
@@ -230,6 +301,8 @@ class Ownership(Part):
         )
         for share, mark in zip(shares, marks, strict=True):
             share.stored = mark.position
+            if share.slice not in refused:
+                self._fences.pop(share.slice, None)
         if refused:
             await self.lost(refused)
         point("progress.flushed")

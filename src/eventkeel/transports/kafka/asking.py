@@ -22,7 +22,8 @@ STORE = "eventkeel store "
 BOUND = "eventkeel group of store "
 """The same of a group that has settled nothing yet: its positions mean nothing."""
 _CREATION = 15.0
-_OLDEST = 3.0
+_OLDEST = 1.5
+"""Seconds after which an answer goes without them."""
 _PAGE = 500
 
 
@@ -132,7 +133,7 @@ class Asking:
             slices += [Slice(topic, number) for number in range(found[name].partitions)]
         return slices
 
-    async def lag(self, group: str, *, oldest: bool) -> list[SliceLag]:
+    async def lag(self, group: str) -> list[SliceLag]:
         declared = self._topics_of.get(group)
         if declared is not None:
             counts = {self._options.on_broker(topic): 0 for topic in declared}
@@ -147,7 +148,7 @@ class Asking:
         ends = await self._admin.ends(places)
         settled = {place: commit.at for place, commit in commits.items() if not commit.words.startswith(BOUND)}
         behind = {place: settled.get(place) for place in places if settled.get(place, 0) < ends.get(place, 0)}
-        times = await self._oldest(behind) if oldest else {}
+        times = await self._oldest(behind)
         return [
             SliceLag(
                 Slice(self._options.from_broker(name) or name, number),

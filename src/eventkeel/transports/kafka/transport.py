@@ -126,9 +126,9 @@ class KafkaTransport:
         """All partitions of ``topics``. Raises ConfigurationError for a topic that does not exist."""
         return await self.asking.slices(topics)
 
-    async def lag(self, group: str, *, oldest: bool = True) -> Sequence[SliceLag]:
+    async def lag(self, group: str) -> Sequence[SliceLag]:
         """One for each partition of the topics that the group has committed for, or was declared with here."""
-        return await self.asking.lag(group, oldest=oldest)
+        return await self.asking.lag(group)
 
     def read(self, topic: str, span: Span) -> AsyncIterator[Sequence[Delivery]]:
         """One partition after the other, up to where each ended when it was reached.
