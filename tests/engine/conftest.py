@@ -19,7 +19,7 @@ WORDS = {
 PLACES = [
     "sqlite",
     pytest.param("postgres", marks=pytest.mark.servers),
-    pytest.param("kafka", marks=[pytest.mark.servers, pytest.mark.slow]),
+    pytest.param("kafka", marks=[pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(400)]),
 ]
 
 
@@ -38,7 +38,10 @@ def elsewhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(migrate, "statements", _in_its_words)
     harness.ELSEWHERE["store"] = url + "?schema={place}"
     if request.param == "kafka":
-        harness.ELSEWHERE["broker"] = request.getfixturevalue("kafka_url") + "?prefix={place}."
+        harness.ELSEWHERE["broker"] = (
+            request.getfixturevalue("kafka_url")
+            + "?prefix={place}.&producer.message.max.bytes=9000000&create.max.message.bytes=9000000"
+        )
     harness.PLACES.clear()
     try:
         yield

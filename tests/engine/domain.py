@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from decimal import Decimal
+from zlib import crc32
 
 from eventkeel import Event, Retry, Service, Transaction
+from eventkeel.testing import harness
 from eventkeel.testing.harness import Harness
 
 
@@ -48,6 +50,27 @@ def paying() -> Service:
         tx.publish(Paid(number=order.number, customer=order.customer))
 
     return service
+
+
+def partition_of(key: str, count: int) -> int:
+    """Where the broker of this test puts a key: Kafka's clients by murmur2, the embedded one by CRC-32."""
+    hashed = murmur2(key.encode()) if "broker" in harness.ELSEWHERE else crc32(key.encode())
+    return hashed % count
+
+
+def murmur2(key: bytes) -> int:
+    """As org.apache.kafka.common.utils.Utils.murmur2 has it, without its sign."""
+    mask, m = 0xFFFFFFFF, 0x5BD1E995
+    h = (0x9747B28C ^ len(key)) & mask
+    whole = len(key) // 4 * 4
+    for at in range(0, whole, 4):
+        k = int.from_bytes(key[at : at + 4], "little") * m & mask
+        k = (k ^ k >> 24) * m & mask
+        h = h * m & mask ^ k
+    if tail := key[whole:]:
+        h = (h ^ int.from_bytes(tail, "little")) * m & mask
+    h = (h ^ h >> 13) * m & mask
+    return (h ^ h >> 15) & 0x7FFFFFFF
 
 
 class Journal:

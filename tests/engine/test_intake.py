@@ -12,6 +12,7 @@ from eventkeel.testing.harness import harness
 from tests.engine.domain import SCHEMA, Noted
 
 
+@pytest.mark.sqlite_broker
 async def test_what_comes_while_every_lane_is_at_work_is_taken_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intake, "LINGER", 20.0)
     service, running, go = Service("slow", schema=SCHEMA), asyncio.Event(), asyncio.Event()

@@ -101,7 +101,7 @@ async def settled(app: Harness, *others: Runtime) -> bool:
     lags = await app.broker.lag(app.service.group)
     if await app.runtime.store.unsent(range(app.runtime.store.caps.relay_shards), 1):
         return False
-    return all(lag.slice in shares and shares[lag.slice].watermark.base == lag.end for lag in lags)
+    return all(lag.slice in shares and (shares[lag.slice].watermark.base or 0) == lag.end for lag in lags)
 
 
 async def test_a_zombie_relay_repeats_but_never_removes_and_nobody_notices() -> None:

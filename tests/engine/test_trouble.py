@@ -67,6 +67,7 @@ async def test_a_retry_that_kills_its_process_is_dead_after_three_deaths() -> No
         assert sorted(await app.rows("select step from steps")) == [(0,), (2,)]
 
 
+@pytest.mark.sqlite_broker
 async def test_a_broker_whose_file_was_taken_away_confirms_nothing(tmp_path: Path) -> None:
     async with harness(paying(), folder=tmp_path) as app:
         await app.publish(ordered(1))
