@@ -26,7 +26,7 @@ from eventkeel import (
     TransactionClosed,
 )
 from eventkeel.message import Headers, Outgoing
-from eventkeel.testing.harness import Harness, harness
+from eventkeel.testing.harness import ELSEWHERE, Harness, every_crash_point, harness
 
 from .tables import PATIENT, SCHEMA, Note, Ordered, Paid, Payment, ordered, payment
 
@@ -417,3 +417,99 @@ async def test_many_handlers_with_sessions_share_the_store(running: Open) -> Non
         await app.publish(*[ordered(n, customer=f"c{n % 7}") for n in range(60)])
         await app.until_quiet()
         assert len(await numbers(app)) == 60 and len(await app.rows("select 1 from notes")) == 60
+
+
+# ------------------------------------------------------------------ trouble
+
+
+async def test_a_failed_delivery_waits_and_its_retry_has_a_session_of_its_own(running: Open) -> None:
+    sessions: list[AsyncSession] = []
+    service = fresh()
+
+    @service.on(Ordered)
+    async def pay(order: Ordered, delivery: Delivery, session: AsyncSession, tx: Transaction) -> None:
+        sessions.append(session)
+        session.add(payment(order))
+        tx.publish(Paid(number=order.number, customer=order.customer))
+        await session.flush()
+        if delivery.attempt < 3:
+            raise ValueError("not yet")
+
+    async with running(service) as app:
+        await app.publish(ordered(1), ordered(2))
+        await app.until_quiet()
+        assert await numbers(app) == ["1", "2"]
+        assert [paid.number for paid in await app.published(Paid)] == ["1", "2"]
+        assert len(set(map(id, sessions))) == len(sessions) == 6
+
+
+async def test_a_connection_that_is_lost_in_a_session_is_nobodys_fault(running: Open) -> None:
+    attempts: list[int] = []
+    service = fresh()
+
+    @service.on(Ordered)
+    async def pay(order: Ordered, delivery: Delivery, session: AsyncSession) -> None:
+        attempts.append(delivery.attempt)
+        session.add(payment(order))
+        if len(attempts) == 1:
+            await session.execute(text("select pg_terminate_backend(pg_backend_pid())"))
+
+    async with running(service) as app:
+        await app.publish(ordered(1), ordered(2))
+        await app.until_quiet()
+        assert await numbers(app) == ["1", "2"] and set(attempts) == {1}
+
+
+@pytest.mark.parametrize("kind", ["async", "sync"])
+async def test_a_statement_of_a_session_that_takes_too_long_is_given_up(database: str, kind: str) -> None:
+    attempts: list[int] = []
+    service = Service("paying", schema=SCHEMA, retry=PATIENT, deadline=0.5)
+
+    def slow(delivery: Delivery) -> bool:
+        attempts.append(delivery.attempt)
+        return delivery.attempt == 1
+
+    if kind == "async":
+
+        @service.on(Ordered)
+        async def pay(order: Ordered, delivery: Delivery, session: AsyncSession) -> None:
+            session.add(payment(order))
+            await session.flush()
+            if slow(delivery):
+                await session.execute(text("select pg_sleep(20)"))
+
+    else:
+
+        @service.on(Ordered)
+        def pay_sync(order: Ordered, delivery: Delivery, session: Session) -> None:
+            session.add(payment(order))
+            session.flush()
+            if slow(delivery):
+                session.execute(text("select pg_sleep(20)"))
+
+    async with harness(service, store=f"{database}?schema=paying") as app:
+        await app.publish(ordered(1))
+        await app.until_quiet()
+        assert await numbers(app) == ["1"] and attempts == [1, 2]
+
+
+def test_dying_at_any_point_repeats_and_loses_nothing(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ELSEWHERE, "store", database + "?schema={place}")
+    service = fresh()
+
+    @service.on(Ordered)
+    async def pay(order: Ordered, delivery: Delivery, session: AsyncSession, tx: Transaction) -> None:
+        session.add(payment(order))
+        async with session.begin_nested():
+            tx.write("insert into notes (text) values (:number)", order)
+        tx.publish(Paid(number=order.number, customer=order.customer))
+        if order.number == "2" and delivery.attempt == 1:
+            raise ValueError("parked first")
+
+    async def scenario(app: Harness) -> Any:
+        await app.publish(*[ordered(n, customer=f"c{n % 2}") for n in range(4)])
+        await app.until_quiet()
+        paid = {event.number for event in await app.published(Paid)}
+        return await numbers(app), len(await app.rows("select 1 from notes")), paid
+
+    asyncio.run(every_crash_point(service)(scenario)())

@@ -49,7 +49,8 @@ def _array(raw: bytes) -> Sequence[Any]:
     dimensions, _, kind = struct.unpack_from(">III", raw)
     if not dimensions:
         return []
-    read, place, values = _READERS[kind], 20, []
+    read, place = _READERS[kind], 20
+    values: list[Any] = []
     while place < len(raw):
         (size,) = struct.unpack_from(">i", raw, place)
         place += 4
