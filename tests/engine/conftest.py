@@ -38,10 +38,8 @@ def elsewhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(migrate, "statements", _in_its_words)
     harness.ELSEWHERE["store"] = url + "?schema={place}"
     if request.param == "kafka":
-        harness.ELSEWHERE["broker"] = (
-            request.getfixturevalue("kafka_url")
-            + "?prefix={place}.&producer.message.max.bytes=9000000&create.max.message.bytes=9000000"
-        )
+        large = "producer.message.max.bytes=9000000&create.max.message.bytes=9000000"
+        harness.ELSEWHERE["broker"] = f"{request.getfixturevalue('kafka_url')}?prefix={{place}}.&{large}"
     harness.PLACES.clear()
     try:
         yield
