@@ -181,7 +181,7 @@ class Admin:
             if errors.code(error) == KafkaError.TOPIC_ALREADY_EXISTS:
                 return ""
             found = errors.inner(error)
-            if found is None or found.retriable():
+            if found is None or found.retriable() or found.code() < 0:  # below 0: nobody answered
                 raise self.trouble(error, f"did not create topic {name!r}") from error
             return errors.text(error)
         return ""

@@ -86,7 +86,8 @@ class _Line:
             self.producer.flush(self._flush)
         if len(self.producer):
             self.producer.purge(blocking=False)
-            self.producer.flush(_LAST_WORDS)
+            with contextlib.suppress(KafkaException, SystemError):  # it says besides that the purge made a gap
+                self.producer.flush(_LAST_WORDS)
 
     def end(self, flush: float = 0.0) -> None:
         """Let it go. What is not confirmed after ``flush`` seconds is purged and reported so."""
@@ -136,7 +137,7 @@ class Publisher:
                 async with self._order:  # whatever waits for room keeps its place
                     line = await self._ready(wave)
                     await self._hand_over(line, wave, reports, outcomes)
-                await reports.answered
+                await asyncio.shield(reports.answered)  # or the deadline would cancel it, and nobody could wait again
         except TimeoutError:
             await self._give_up(wave, reports, outcomes)
             reason = f"broker {self._options.name} has not confirmed it within {deadline:g} s"
