@@ -103,7 +103,7 @@ def writing_to_kafka(url: str, patience: float = 120.0) -> Iterator[Write]:
     from confluent_kafka import Producer
 
     settings = {"partitioner": "murmur2_random", "enable.idempotence": True, "linger.ms": 0}
-    more = {"message.timeout.ms": int(patience * 1000), "topic.metadata.refresh.interval.ms": 1000}
+    more = {"message.timeout.ms": int(patience * 1000), "topic.metadata.refresh.interval.ms": 1000, "log_level": 2}
     producer = Producer({**client_options(url), **settings, **more})
     before = prefix(url)
 

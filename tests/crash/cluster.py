@@ -25,11 +25,11 @@ DOWN = 25.0
 LONGEST_STALL = 30.0
 
 
-def brokers_die(where: Where, folder: Path) -> list[str]:
-    """Kill each broker once; what is wrong."""
+def brokers_die(where: Where, folder: Path, kills: int = KILLS) -> list[str]:
+    """Kill one after another; what is wrong."""
     wrong = []
     with journal_under_load(where, folder) as (journal, load):
-        for number in range(1, KILLS + 1):
+        for number in range(1, kills + 1):
             _await_replicas(where.broker)
             began = time.time()
             where.servers["broker"].kill9()

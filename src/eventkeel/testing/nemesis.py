@@ -158,6 +158,8 @@ class Nemesis:
 
     def run(self) -> Tally:
         """Do every deed of the plan, one after another; returns what really happened."""
+        self.feed(0.0)
+        self._until(lambda: {c.role.removesuffix("-http") for c in self._all()} <= self._commits().keys(), 30)
         for number, deed in enumerate(self.deeds):
             self._await_somebody()
             self.feed(number / len(self.deeds))
