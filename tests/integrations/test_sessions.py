@@ -493,7 +493,7 @@ async def test_a_statement_of_a_session_that_takes_too_long_is_given_up(database
         assert await numbers(app) == ["1"] and attempts == [1, 2]
 
 
-def test_dying_at_any_point_repeats_and_loses_nothing(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_dying_at_any_point_repeats_and_loses_nothing(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ELSEWHERE, "store", database + "?schema={place}")
     service = fresh()
 
@@ -512,4 +512,4 @@ def test_dying_at_any_point_repeats_and_loses_nothing(database: str, monkeypatch
         paid = {event.number for event in await app.published(Paid)}
         return await numbers(app), len(await app.rows("select 1 from notes")), paid
 
-    asyncio.run(every_crash_point(service)(scenario)())
+    await every_crash_point(service)(scenario)()
