@@ -114,6 +114,8 @@ async def apply_ddl(db: Connection, want: Schema) -> None:
                 )
             try:
                 await db.execute(statement.encode())
+            except psycopg.errors.DeadlockDetected:
+                raise  # the whole is tried again
             except psycopg.errors.LockNotAvailable as error:
                 raise StoreUnavailable(
                     f"the schema of service {want.service!r} waits for a lock that others have, in: "
