@@ -14,7 +14,6 @@ from psycopg.adapt import AdaptersMap
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.postgresql.psycopg import (
-    AsyncAdapt_psycopg_connection,
     PGDialect_psycopg,
     PGDialectAsync_psycopg,
 )
@@ -200,15 +199,15 @@ def lent_engine(*, sync: bool, **options: Any) -> Engine:
     if sync:
         engine = create_engine("postgresql+eventkeel://", creator=lambda: _ASKING.get().raw, **options)
     else:
-
-        def creator() -> AsyncAdapt_psycopg_connection:
-            return AsyncAdapt_psycopg_connection(engine.dialect.loaded_dbapi, _ASKING.get().raw)  # type: ignore[arg-type]
-
-        engine = create_async_engine("postgresql+eventkeel://", creator=creator, **options).sync_engine
+        engine = create_async_engine("postgresql+eventkeel://", async_creator=_asked, **options).sync_engine
     event.listen(engine, "handle_error", _failed)
     event.listen(engine, "before_execute", _send)
     event.listen(engine, "before_cursor_execute", _send)  # exec_driver_sql has only this
     return engine
+
+
+async def _asked() -> Any:
+    return _ASKING.get().raw
 
 
 def _send(connection: Connection, *_: Any) -> None:
