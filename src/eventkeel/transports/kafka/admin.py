@@ -61,16 +61,25 @@ class Admin:
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        self._client = AdminClient(options.for_admin())
+        self._heard: list[KafkaError] = []
+        self._client = AdminClient({**options.for_admin(), "error_cb": self._heard.append})
         self._bystanders: dict[str, Consumer] = {}
 
     async def hello(self, patience: float) -> None:
         """Returns when the broker has answered."""
         loop = asyncio.get_running_loop()
-        try:
-            await loop.run_in_executor(None, lambda: self._client.list_topics(timeout=patience))
-        except KafkaException as error:
-            raise self.trouble(error, "does not answer") from error
+        until = loop.time() + patience
+        while True:
+            try:
+                await loop.run_in_executor(None, lambda: self._client.list_topics(timeout=min(1.0, patience)))
+                return
+            except KafkaException as error:
+                self._client.poll(0)  # calls back with what went wrong, which this error does not say
+                fatal = [each for each in self._heard if errors.is_fatal(each, opening=True)]
+                if fatal or loop.time() > until:
+                    told = fatal[:1] or self._heard[-1:]
+                    said = KafkaException(told[0]) if told else error
+                    raise self.trouble(said, "does not answer", opening=True) from error
 
     async def topics(self, names: Iterable[str]) -> dict[str, Topic]:
         """Those that exist."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
@@ -43,6 +44,10 @@ class Asking:
         self.stores: dict[str, str] = {}
         """Group -> the store it is bound to, as declared here."""
         self._topics_of: dict[str, tuple[str, ...]] = {}
+        self._clock: Consumer | None = None
+        """Reads single messages for their times."""
+        self._times: dict[tuple[Place, int], float] = {}
+        self._reading = asyncio.Lock()
 
     # -- declaring
 
@@ -174,24 +179,39 @@ class Asking:
             return {}
         firsts = await self._admin.ends(behind, first=True)
         starts = {place: max(at or 0, firsts.get(place, 0)) for place, at in behind.items()}
-        return await asyncio.get_running_loop().run_in_executor(None, self._read_times, starts)
+        async with self._reading:
+            known = {place: self._times[place, at] for place, at in starts.items() if (place, at) in self._times}
+            asked = {place: at for place, at in starts.items() if place not in known}
+            found = {}
+            if asked:
+                found = await asyncio.get_running_loop().run_in_executor(None, self._read_times, asked)
+            times = known | found
+            self._times = {(place, starts[place]): time for place, time in times.items()}
+        return times
 
     def _read_times(self, starts: Mapping[Place, int]) -> dict[Place, float]:
         times: dict[Place, float] = {}
-        consumer = self._reader({"fetch.message.max.bytes": 1_024, "fetch.wait.max.ms": 50, "queued.min.messages": 1})
+        if self._clock is None:
+            self._clock = self._reader(
+                {"fetch.message.max.bytes": 1_024, "fetch.wait.max.ms": 50, "queued.min.messages": 1}
+            )
+        self._clock.assign([TopicPartition(*place, at) for place, at in starts.items()])
         try:
-            consumer.assign([TopicPartition(*place, at) for place, at in starts.items()])
             until = time.monotonic() + _OLDEST
             while len(times) < len(starts) and time.monotonic() < until:
-                for message in _polled(consumer):
+                for message in _polled(self._clock):
                     place = (message.topic() or "", message.partition() or 0)
                     if message.error() is None and place not in times:
                         kind, milliseconds = message.timestamp()
                         times[place] = milliseconds / 1000 if kind else 0.0
-                        consumer.incremental_unassign([TopicPartition(*place)])
         finally:
-            consumer.close()
+            self._clock.unassign()
         return times
+
+    def close(self) -> None:
+        if self._clock is not None:
+            threading.Thread(target=self._clock.close, name="eventkeel-kafka-close", daemon=True).start()
+            self._clock = None
 
     def _reader(self, more: Mapping[str, object]) -> Consumer:
         """A consumer without a group: its group's name is never told to the broker."""

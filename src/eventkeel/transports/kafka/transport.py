@@ -19,7 +19,7 @@ from eventkeel.transports.kafka.producer import Publisher
 from eventkeel.transports.kafka.settings import MAX_KEY, parse
 from eventkeel.transports.kafka.subscription import KafkaSubscription
 
-_HELLO = 10.0
+_HELLO = 5.0
 """Seconds in which a broker has to answer when it is opened."""
 
 
@@ -78,6 +78,8 @@ class KafkaTransport:
         for subscription in tuple(self._subscriptions):
             await subscription.close(until - loop.time())
         await publisher.close(max(0.0, until - loop.time()))
+        if self._asking is not None:
+            self._asking.close()
         if self._admin is not None:
             self._admin.close()
         self._admin = self._asking = None
