@@ -285,7 +285,7 @@ class PostgresUnit:
 
     def _open_gate(self, target: int, held: Held, state: str, due: float) -> Op[None]:
         gate = (b"%d" % target, held.slice.topic.encode(), Binary(_place(held)), state.encode(), b"%r" % due)
-        yield Statement(SQL["open_gate"], (*gate, b"%d" % held.attempts, held.reason.encode()))
+        yield Statement(SQL["open_gate"], (*gate, b"%d" % held.attempts, text(held.reason)))
 
     def bury(self, consumer: str, held: Held, *, blocks: bool, epoch: int, now: float) -> Op[None]:
         target = self._id(consumer)
