@@ -1,0 +1,1 @@
+"""Programs of other people's making, which share topics with Eventkeel in tests/interop."""
