@@ -62,7 +62,8 @@ class Admin:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._heard: list[KafkaError] = []
-        self._client = AdminClient({**options.for_admin(), "error_cb": self._heard.append})
+        settings: dict[str, Any] = {**options.for_admin(), "error_cb": self._heard.append}
+        self._client = AdminClient(settings)
         self._bystanders: dict[str, Consumer] = {}
 
     async def hello(self, patience: float) -> None:

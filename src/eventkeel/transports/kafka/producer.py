@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -68,26 +69,28 @@ class _Line:
         self.broken = ""
         self._ending = threading.Event()
         self._flush = 0.0
-        settings = {**options.for_producer(largest_batch), "error_cb": self._on_error}
-        self.producer = Producer(settings, logger=client_log())
+        self.producer = Producer(options.for_producer(largest_batch), logger=client_log())
         self.produce = self.producer.produce
         self._thread = threading.Thread(target=self._serve, name="eventkeel-kafka-producer", daemon=True)
         self._thread.start()
 
-    def _on_error(self, error: KafkaError) -> None:
-        if error.fatal() or error.code() == KafkaError._FATAL:
-            self.broken = errors.text(error)
-
     def _serve(self) -> None:
-        poll = self.producer.poll
         while not self._ending.is_set():
-            poll(_POLL)
+            self._listen(lambda: self.producer.poll(_POLL))
         if self._flush > 0:
-            self.producer.flush(self._flush)
+            self._listen(lambda: self.producer.flush(self._flush))
+        until = time.monotonic() + _LAST_WORDS
         if len(self.producer):
             self.producer.purge(blocking=False)
-            with contextlib.suppress(KafkaException, SystemError):  # it says besides that the purge made a gap
-                self.producer.flush(_LAST_WORDS)
+            while len(self.producer) and time.monotonic() < until:
+                self._listen(lambda: self.producer.poll(_POLL))
+
+    def _listen(self, serve: Callable[[], int]) -> None:
+        """Let reports come in. A fatal error is raised in the midst of them, once; they go on coming afterwards."""
+        try:
+            serve()
+        except (KafkaException, SystemError) as error:  # SystemError: it was raised while another one was
+            self.broken = self.broken or errors.text(error)
 
     def end(self, flush: float = 0.0) -> None:
         """Let it go. What is not confirmed after ``flush`` seconds is purged and reported so."""
