@@ -152,7 +152,8 @@ async def test_in_company_nobody_waits_for_a_lock(pg: Workbench) -> None:
             await unit.run(unit.unit.rollback())
             await unit.run(unit.unit.begin(speculative=True))
             with pytest.raises(Contention) as told:
-                await unit.sql(UPDATE, {"more": "b", "number": 1})
+                async with asyncio.timeout(2):
+                    await unit.sql(UPDATE, {"more": "b", "number": 1})
             assert isinstance(told.value.__cause__, psycopg.errors.LockNotAvailable)
             await unit.run(unit.unit.rollback())
             await unit.run(unit.unit.begin(speculative=False))
