@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 from decimal import Decimal
 from typing import Annotated
 
 from faststream import FastStream
 from faststream.confluent import KafkaBroker
 from pydantic import BaseModel, PlainSerializer
+
+log = logging.getLogger("faststream_service")
 
 
 class OrderCreated(BaseModel):
@@ -35,8 +38,8 @@ def say(what: BaseModel) -> None:
 
 
 def service(arguments: argparse.Namespace) -> FastStream:
-    broker = KafkaBroker(arguments.broker, allow_auto_create_topics=False)
-    app = FastStream(broker)
+    broker = KafkaBroker(arguments.broker, allow_auto_create_topics=False, logger=log)
+    app = FastStream(broker, logger=log)
     orders, payments = f"{arguments.prefix}order_events", f"{arguments.prefix}payment_events"
 
     @broker.subscriber(orders, group_id=arguments.group, auto_offset_reset="earliest")
@@ -60,6 +63,7 @@ def service(arguments: argparse.Namespace) -> FastStream:
 
 
 def main() -> None:
+    logging.basicConfig(level=logging.INFO)  # to standard error; what it hears goes to standard output
     parser = argparse.ArgumentParser()
     parser.add_argument("--broker", default="localhost:9092")
     parser.add_argument("--prefix", default="")
