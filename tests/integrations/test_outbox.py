@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.exc import IntegrityError
@@ -19,8 +20,10 @@ from eventkeel import (
     NotYetSupported,
     PublishError,
     Service,
+    StatementRefused,
     Transaction,
 )
+from eventkeel.drive import drive
 from eventkeel.testing.harness import Harness, harness
 
 from .tables import PATIENT, SCHEMA, Note, Ordered, Paid, Payment, ordered, payment
@@ -343,3 +346,45 @@ async def test_a_commit_wakes_the_relay(database: str, engine: AsyncEngine) -> N
             assert woken == []
             await session.commit()
             assert woken
+
+
+async def test_in_a_transaction_from_outside_it_goes_with_that(app: Harness, engine: AsyncEngine) -> None:
+    for number, keep in (("dropped", False), ("kept", True)):
+        async with engine.connect() as connection:
+            transaction = await connection.begin()
+            async with AsyncSession(connection) as session:
+                app.service.outbox(session).publish(one(number))
+                await session.commit()
+            await (transaction.commit() if keep else transaction.rollback())
+    assert await paid(app) == ["kept"]
+
+
+async def test_the_connection_is_left_as_it_was(app: Harness, engine: AsyncEngine) -> None:
+    asked = text(
+        "select current_setting('search_path'), (select count(*) from pg_prepared_statements where not from_sql)"
+    )
+    async with engine.connect() as connection:
+        before = (await connection.execute(asked)).one()
+        async with AsyncSession(connection) as session:
+            app.service.outbox(session).publish(one("a"))
+            await session.commit()
+        after = (await connection.execute(asked)).one()
+        assert after[0] == before[0]
+        if connection.dialect.driver == "psycopg":  # asyncpg prepares what it runs, as its user has it
+            assert after[1] == before[1] == 0
+        await connection.commit()
+    assert await paid(app) == ["a"]
+
+
+async def test_a_joined_unit_neither_begins_nor_ends(app: Harness, database: str) -> None:
+    async with await psycopg.AsyncConnection.connect(database) as connection:
+        await connection.execute("select 1")
+        unit = app.runtime.store.join(connection)
+        assert unit.native is connection and unit.connection.alive
+        for operation in (unit.begin(speculative=False), unit.commit(), unit.rollback()):
+            with pytest.raises(StatementRefused, match="whoever began it"):
+                await drive(operation, unit.connection)
+        unit.close(discard=True)
+        assert unit.connection.alive
+    with pytest.raises(ConfigurationError, match="no connection"):
+        app.runtime.store.join("no connection")

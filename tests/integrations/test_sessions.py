@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import Connection, func, insert, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
@@ -369,6 +369,48 @@ async def test_a_subclass_of_a_session_is_given_as_such(running: Open) -> None:
         await app.publish(ordered(1))
         await app.until_quiet()
         assert await numbers(app) == ["1"]
+
+
+async def test_what_else_a_session_can_do(running: Open) -> None:
+    seen: list[Any] = []
+    service = fresh()
+
+    @service.on(Ordered)
+    async def pay(order: Ordered, session: AsyncSession, tx: Transaction) -> None:
+        await session.execute(insert(Note), [{"text": f"{order.number}/{n}"} for n in range(30)])
+        made = await session.scalars(insert(Note).returning(Note.text), [{"text": f"r{n}"} for n in range(3)])
+        seen.append(list(made))
+        tx.write("insert into notes (text) values ('by write')")
+        streamed = await session.stream_scalars(select(Note.text).order_by(Note.id).execution_options(yield_per=7))
+        seen.append([text async for text in streamed])
+        seen.append(await session.run_sync(lambda inner: inner.scalar(select(func.count()).select_from(Note))))
+        session.add(payment(order))
+
+    async with running(service) as app:
+        await app.publish(ordered(1))
+        await app.until_quiet()
+        assert await dead(app) == []
+        returned, streamed, count = seen
+        assert returned == ["r0", "r1", "r2"]
+        assert len(streamed) == count == 34 and streamed[-1] == "by write"
+        assert await numbers(app) == ["1"]
+
+
+async def test_statements_of_handlers_are_compiled_once(running: Open) -> None:
+    compiled: list[int] = []
+    service = fresh()
+
+    @service.on(Ordered)
+    async def pay(order: Ordered, session: AsyncSession) -> None:
+        bind = session.get_bind()
+        assert isinstance(bind, Connection)
+        compiled.append(len(bind.engine._compiled_cache or ()))
+        await session.execute(select(Payment).where(Payment.number == order.number))
+
+    async with running(service) as app:
+        await app.publish(*[ordered(n) for n in range(5)])
+        await app.until_quiet()
+        assert compiled == [compiled[0]] + [compiled[0] + 1] * 4
 
 
 # ------------------------------------------------------------------ synchronous services

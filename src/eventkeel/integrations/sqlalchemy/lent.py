@@ -6,6 +6,7 @@ hands out is always the connection that the unit of the moment lends (``Lease``)
 
 from __future__ import annotations
 
+import inspect
 from contextvars import ContextVar
 from typing import Any
 
@@ -14,6 +15,7 @@ from psycopg.adapt import AdaptersMap
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.postgresql.psycopg import (
+    AsyncAdapt_psycopg_connection,
     PGDialect_psycopg,
     PGDialectAsync_psycopg,
 )
@@ -34,6 +36,8 @@ ENDS = (
     "begins, commits, rolls back nor closes its session. For a part that may fail alone: session.begin_nested()"
 )
 
+_TAKES_DBAPI = "dbapi" in inspect.signature(AsyncAdapt_psycopg_connection.__init__).parameters
+"""From SQLAlchemy 2.1 on."""
 _ASKING: ContextVar[Lease] = ContextVar("eventkeel_lease")
 
 
@@ -199,15 +203,19 @@ def lent_engine(*, sync: bool, **options: Any) -> Engine:
     if sync:
         engine = create_engine("postgresql+eventkeel://", creator=lambda: _ASKING.get().raw, **options)
     else:
-        engine = create_async_engine("postgresql+eventkeel://", async_creator=_asked, **options).sync_engine
+        engine = create_async_engine("postgresql+eventkeel://", creator=lambda: _adapted(engine), **options).sync_engine
     event.listen(engine, "handle_error", _failed)
     event.listen(engine, "before_execute", _send)
     event.listen(engine, "before_cursor_execute", _send)  # exec_driver_sql has only this
     return engine
 
 
-async def _asked() -> Any:
-    return _ASKING.get().raw
+def _adapted(engine: Engine) -> AsyncAdapt_psycopg_connection:
+    """At once, and so also where nothing can be awaited (``AsyncSession.get_bind()``)."""
+    adapt: Any = AsyncAdapt_psycopg_connection
+    raw = _ASKING.get().raw
+    made: AsyncAdapt_psycopg_connection = adapt(engine.dialect.loaded_dbapi, raw) if _TAKES_DBAPI else adapt(raw)
+    return made
 
 
 def _send(connection: Connection, *_: Any) -> None:
