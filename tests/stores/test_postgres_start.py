@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import psycopg
 import pytest
@@ -27,6 +28,7 @@ from eventkeel.stores.postgres.url import parse
 from eventkeel.testing.store_kit import GROUP, NOW, TABLE, TTL, Workbench, claim, wanted
 from eventkeel.testing.store_suite import INSERT, NOTES
 from tests.stores.postgres_kit import Place, Proxy, until
+from tools.realservers import Server
 
 NEW, DONE = Verdict.NEW, Verdict.DONE
 
@@ -102,6 +104,42 @@ async def test_a_server_that_says_nothing(place: Place) -> None:
 async def test_commits_that_could_be_lost_are_refused(place: Place) -> None:
     error = await refused(place.store(options="-c%20synchronous_commit%3Doff"))
     assert isinstance(error, ConfigurationError) and "synchronous_commit" in str(error)
+
+
+async def test_a_session_that_may_only_read(place: Place) -> None:
+    error = await refused(place.store(options="-c%20default_transaction_read_only%3Don"))
+    assert isinstance(error, StoreUnavailable) and "read-only" in str(error)
+
+
+async def test_a_standby_is_not_used_before_it_is_promoted(own_postgres: Server, place_for: Any) -> None:
+    place = place_for(own_postgres.url)
+    async with place.bench() as bench:
+        store = await bench.store()
+        async with bench.unit(store) as unit:
+            assert await unit.claim(claim(1)) == [NEW]
+        await asyncio.to_thread(own_postgres.stop)
+        (own_postgres.data / "standby.signal").touch()
+        await asyncio.to_thread(own_postgres.start)
+        error = await refused(place.store())
+        assert isinstance(error, StoreUnavailable) and "hot standby" in str(error).replace("read-only", "hot standby")
+        with pytest.raises(StoreUnavailable):
+            await store.unsent([0], 10)
+        with psycopg.connect(own_postgres.url, autocommit=True) as db:
+            db.execute("select pg_promote()")
+        async with bench.unit(store) as unit:
+            assert await unit.claim(claim(1), claim(2)) == [DONE, NEW]
+
+
+async def test_of_several_hosts_the_one_that_can_be_written_to_is_taken(place: Place, own_postgres: Server) -> None:
+    await asyncio.to_thread(own_postgres.stop)
+    (own_postgres.data / "standby.signal").touch()
+    await asyncio.to_thread(own_postgres.start)
+    standby, primary = (psycopg.conninfo.conninfo_to_dict(url) for url in (own_postgres.url, place.server))
+    hosts = f"postgresql://postgres@{standby['host']}:{standby['port']},{primary['host']}:{primary['port']}/postgres"
+    async with place.bench(server=hosts) as bench:
+        store = await bench.store()
+        async with bench.unit(store) as unit:
+            assert await unit.claim(claim(1)) == [NEW]
 
 
 @pytest.fixture

@@ -251,7 +251,7 @@ class Seat:
     def take(self) -> Handle | None:
         if self.over:
             raise TransactionClosed("the unit of work is over; do not keep its transaction for later")
-        if self.handle is not None and not self.handle.reusable:
+        if self.handle is not None and (not self.handle.reusable or (not self.handle.begun and self.handle.wire.stale)):
             handle, self.handle = self.handle, None
             self.pool.give_back(handle)
         return self.handle

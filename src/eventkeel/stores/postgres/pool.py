@@ -128,7 +128,7 @@ class Pool:
                 raise ConfigurationError(f"the store {self.address.shown} was closed")
             while self._free:
                 handle = self._free.pop()
-                if handle.reusable and handle.generation == self._generation:
+                if handle.reusable and handle.generation == self._generation and not handle.wire.stale:
                     return handle
                 self._count -= 1
                 handle.close()

@@ -11,8 +11,11 @@ DEFAULTS = {
     "connect_timeout": "10",
     "keepalives_idle": "30",
     "tcp_user_timeout": "30000",
+    "target_session_attrs": "read-write",
 }
-"""Said to libpq where the URL does not: a peer that vanished is noticed within half a minute."""
+"""Said to libpq where the URL does not: a peer that vanished is noticed within half a minute, and of several hosts (or
+after a failover) the one is taken that can be written to. A standby must not be read from either: it shows transactions
+in another order."""
 
 
 class Address(NamedTuple):

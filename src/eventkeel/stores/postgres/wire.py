@@ -77,12 +77,19 @@ class Wire:
         self.cut = False
         """It was cut off, and nobody is inside any more."""
         self.most_plans = _MOST_PLANS
+        self._listening = select.poll()
+        self._listening.register(self.pg.socket, select.POLLIN)
         self.lent = False
         """A user has psycopg's own connection too, which wants no pipeline mode between our exchanges."""
 
     @property
     def lost(self) -> bool:
         return self.pg.status == _BAD
+
+    @property
+    def stale(self) -> bool:
+        """The server has said something since the last exchange: usually goodbye."""
+        return bool(self._listening.poll(0))
 
     def lend(self) -> None:
         self.lent = True
