@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 import threading
 import time
 from decimal import Decimal
@@ -21,9 +23,12 @@ from eventkeel.config import Config
 from eventkeel.engine import faults
 from eventkeel.errors import CommitUnknown, Contention, StoreUnavailable, TransactionAborted
 from eventkeel.stores.postgres import PostgresCatalogue, PostgresStore
+from eventkeel.testing.fleet import Fleet
 from eventkeel.testing.harness import Harness, harness
 from tests.observing import Recorder
 from tests.stores.postgres_kit import Place, until
+from tests.stores.slow_service import Slow
+from tests.stores.slow_service import service as slow_service
 from tools.realservers import Server
 
 
@@ -590,3 +595,43 @@ async def test_a_final_error_beside_a_full_decimal_is_one_dead_letter(place: Pla
         await app.publish(bought(1))
         await app.until_quiet()
         assert [letter[:3] for letter in await held(app)] == [("dead", "error", 1)]
+
+
+async def test_a_process_stopped_in_its_units_is_taken_over_within_seconds(place: Place, tmp_path: Path) -> None:
+    """Idle in transaction, with real processes: SIGSTOP, takeover, SIGCONT; effects once, in order, no late commit."""
+    broker = f"sqlite:///{tmp_path}/broker.sqlite3"
+    settings = {"data": str(tmp_path), "broker": broker, "store": place.url(), "lease": "2", "lanes": "3"}
+    place.make()
+    fleet = Fleet(tmp_path / "fleet", settings=settings)
+    fleet.add("tests.stores.slow_service:service", workers=2)
+    with fleet:
+        config = Config.load(settings, environ={}, file=None)
+        publisher = Runtime(slow_service, config, mode="publisher")
+        await until(lambda: place.ask("select to_regclass('eventkeel_owner') is not null") == [(True,)])
+        await until(
+            lambda: place.ask("select count(distinct owner) from eventkeel_owner where topic = 'slow'") == [(2,)]
+        )
+        await publisher.start()
+        try:
+            numbers = 0
+            for _ in range(3):
+                async with slow_service.transaction() as tx:
+                    for n in range(numbers, numbers + 150):
+                        tx.publish(Slow(number=n, customer=f"c{n % 40}"))
+                numbers += 150
+                seen = place.ask("select count(*) from done")[0][0]
+                await until(lambda seen=seen: place.ask("select count(*) from done")[0][0] > seen)  # type: ignore[misc]
+                (victim, *_) = fleet.pids("tests.stores.slow_service:service")
+                os.kill(victim, signal.SIGSTOP)
+                try:
+                    await until(lambda n=numbers: place.ask("select count(*) from done") == [(n,)])  # type: ignore[misc]
+                finally:
+                    os.kill(victim, signal.SIGCONT)
+        finally:
+            await publisher.stop()
+        await until(lambda: place.ask("select count(*) from eventkeel_outbox") == [(0,)])
+        assert place.ask("select count(*), count(distinct number) from done") == [(numbers, numbers)]
+        assert place.ask(VIOLATIONS) == [(0,)]
+        for customer in range(40):
+            rows = place.ask("select number from done where customer = %s order by at", f"c{customer}")
+            assert rows == sorted(rows)
