@@ -28,7 +28,7 @@ from eventkeel.stores.postgres.url import parse
 from eventkeel.testing.store_kit import GROUP, NOW, TABLE, TTL, Workbench, claim, wanted
 from eventkeel.testing.store_suite import INSERT, NOTES
 from tests.stores.postgres_kit import Place, Proxy, until
-from tools.realservers import Server
+from tools.realservers import Server, ServersError, install
 
 NEW, DONE = Verdict.NEW, Verdict.DONE
 
@@ -142,12 +142,20 @@ async def test_of_several_hosts_the_one_that_can_be_written_to_is_taken(place: P
             assert await unit.claim(claim(1)) == [NEW]
 
 
+def pgbouncer() -> Path | None:
+    found = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/opt/homebrew/bin")
+    return Path(found) if found else None
+
+
 @pytest.fixture
 def pooler(place: Place, tmp_path: Path) -> Iterator[tuple[str, str]]:
     """PgBouncer before the server, pooling by transaction: the URL of it, and the file that says how."""
-    program = shutil.which("pgbouncer") or "/usr/sbin/pgbouncer"
-    if not Path(program).exists():
-        pytest.fail("no pgbouncer for this test: apt-get install pgbouncer", pytrace=False)
+    try:
+        install.ensure([install.Need("PgBouncer", pgbouncer, "pgbouncer", "pgbouncer")])
+    except ServersError as error:
+        pytest.fail(f"no PgBouncer for this test: {error}", pytrace=False)
+    program = pgbouncer()
+    assert program is not None
     address = psycopg.conninfo.conninfo_to_dict(place.server)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

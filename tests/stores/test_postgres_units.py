@@ -21,7 +21,7 @@ from eventkeel.errors import (
 from eventkeel.ports.store import PipelineFailed, Reply, Statement, Verdict
 from eventkeel.stores.postgres import PostgresStore
 from eventkeel.stores.postgres.connection import Handle
-from eventkeel.testing.store_kit import PATIENCE, TABLE, Transacted, Workbench, claim, event_id, record
+from eventkeel.testing.store_kit import MAIL, PATIENCE, PAY, TABLE, Transacted, Workbench, claim, event_id, record
 from eventkeel.testing.store_suite import INSERT, NOTES
 from tests.stores.postgres_kit import Place, ended, one, until
 
@@ -235,6 +235,32 @@ async def test_the_same_events_in_other_order_never_deadlock(pg: Workbench) -> N
         order = [1000 * shift + number for number in numbers]
         won = await asyncio.gather(take(store, order), take(other, order[::-1]), take(store, order[20:] + order[:20]))
         assert sum(won) == 40
+
+
+async def test_an_exclusive_key_lets_one_unit_in_at_a_time_over_all_processes(pg: Workbench) -> None:
+    """Beside it other keys, the outbox and the fence of the same names go on."""
+    store, other = await pg.store(), await pg.store()
+    async with pg.begun(store) as first, pg.begun(other) as second:
+        await first.run(first.unit.exclude(PAY, [b"b", b"a"]))
+        assert await first.claim(claim(1, key=b"a")) == [NEW]
+        await second.run(second.unit.exclude(PAY, [b"c"]))
+        await second.run(second.unit.exclude(MAIL, [b"a"]))
+        async with asyncio.timeout(3):
+            assert await second.claim(claim(2, key=b"c")) == [NEW]
+            await second.append(record(2, key=b"a"))
+            await second.run(second.unit.commit())
+        await second.run(second.unit.begin(speculative=True))
+        await second.run(second.unit.exclude(PAY, [b"a"]))
+        with pytest.raises(Contention):  # in company nobody waits for it: the batch is split
+            await second.claim(claim(3, key=b"a"))
+        await second.run(second.unit.rollback())
+        await second.run(second.unit.begin(speculative=False))
+        await second.run(second.unit.exclude(PAY, [b"a", b"b"]))
+        waiting = asyncio.create_task(second.claim(claim(3, key=b"a")))
+        done, _ = await asyncio.wait({waiting}, timeout=0.3)
+        assert not done
+        await first.run(first.unit.commit())
+        assert await waiting == [NEW]
 
 
 async def test_a_thread_that_was_given_up_writes_into_nobodys_transaction(place: Place) -> None:
