@@ -14,7 +14,7 @@ import gc
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,13 +71,13 @@ class Confirmed:
         self._sent, self._left, self.all = runtime.store.sent, wanted, asyncio.Event()
         runtime.store.sent = self.sent  # type: ignore[method-assign]
 
-    async def sent(self, group: str, shard: Slice, epoch: int, ids: Sequence[int]) -> bool:
-        removed = await self._sent(group, shard, epoch, ids)
-        if removed:
+    async def sent(self, group: str, epochs: Mapping[Slice, int], ids: Sequence[int]) -> tuple[Slice, ...]:
+        lost = await self._sent(group, epochs, ids)
+        if not lost:
             self._left -= len(ids)
             if self._left <= 0:
                 self.all.set()
-        return removed
+        return lost
 
 
 async def handle(settings: Config, count: int, profile: Sampler | None) -> Run:

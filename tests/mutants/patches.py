@@ -106,8 +106,7 @@ def remove_before_confirm() -> None:
         if not rows:
             return False
         point("relay.selected")
-        for shard, epoch in shards.items():
-            await store.sent(group, shard, epoch, [row.id for row in rows if row.shard == shard.partition])
+        await store.sent(group, shards, [row.id for row in rows])
         point("relay.removed")
         point("relay.sent")
         outgoing = [Outgoing(row.topic, row.key, Headers.from_packed(row.headers), row.body) for row in rows]

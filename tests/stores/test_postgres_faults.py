@@ -289,7 +289,7 @@ async def test_cancelled_at_any_moment_the_stores_own_work_poisons_nothing(place
             "unsent": lambda: store.unsent([0], 10),
             "take": lambda: store.take(GROUP, ME, [FIRST], ttl=TTL, now=NOW),
             "progress": lambda: store.progress(GROUP, [], release=False, now=NOW),
-            "sent": lambda: store.sent(GROUP, FIRST, 1, [1, 2]),
+            "sent": lambda: store.sent(GROUP, {FIRST: 1}, [1, 2]),
         }
         for steps in itertools.chain(range(40), itertools.count(40, 20)):
             error = await Stops(steps).run(asked[what]())

@@ -403,3 +403,48 @@ async def test_a_unit_that_was_never_asked_anything_costs_nothing(pg: Workbench)
         assert await unit.claim(claim(1)) == [NEW]
         reply = await unit.run(one(store.prepare("select :id::uuid", {"id": event_id(1).hex()})))
         assert reply.rows[0][0].bytes == event_id(1)
+
+
+async def test_statements_of_one_unit_that_are_sent_at_once_get_each_its_own_answer(pg: Workbench) -> None:
+    """A handler that gathers: one after another, in some order, and nobody gets another one's rows."""
+    store = await pg.store()
+    async with pg.unit(store) as unit:
+        answers = await asyncio.gather(
+            *(unit.sql("select :n::int from pg_sleep(:s)", {"n": n, "s": 0.001 * (n % 3)}) for n in range(20))
+        )
+        assert answers == [[(n,)] for n in range(20)]
+        assert await unit.claim(claim(1)) == [NEW]
+
+
+async def test_a_statement_cut_off_by_a_timeout_of_the_handlers_own_spoils_the_unit(pga: Workbench, place: Place) -> None:
+    """Whoever goes on after it must not be given the answer of the statement before."""
+    store = await pga.store()
+    async with pga.begun(store) as unit:
+        assert await unit.claim(claim(1)) == [NEW]
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await unit.sql("select 'slow' from pg_sleep(0.3)")
+        assert not unit.alive
+        for _ in range(3):
+            with pytest.raises(TransactionAborted, match="cut off"):
+                await unit.sql("select 'next'")
+            await asyncio.sleep(0.2)
+        with pytest.raises(TransactionAborted):
+            await unit.run(unit.unit.commit())
+        await unit.run(unit.unit.rollback())
+        await unit.run(unit.unit.begin(speculative=False))  # on another connection
+        assert await unit.sql("select 'next'") == [("next",)]
+        assert await unit.claim(claim(1)) == [NEW]
+
+
+async def test_a_task_left_behind_by_a_handler_is_no_part_of_the_next_transaction(pga: Workbench) -> None:
+    store = await pga.store()
+    async with pga.begun(store) as unit:
+        left = asyncio.create_task(unit.sql("select pg_sleep(0.2)"))
+        await asyncio.sleep(0.05)
+        await unit.run(unit.unit.rollback())  # does not wait for it
+        await unit.run(unit.unit.begin(speculative=False))
+        assert await unit.sql("select 'mine'") == [("mine",)]
+        assert await unit.claim(claim(1)) == [NEW]
+        error = await ended(left)
+        assert error is None or isinstance(error, StoreUnavailable | TransactionAborted | TransactionClosed)

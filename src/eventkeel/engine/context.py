@@ -39,7 +39,7 @@ class Numbers(msgspec.Struct, frozen=True, kw_only=True):
     deadline: float = 30.0
     budget_count: int = 2000
     budget_bytes: int = 16 * 1024 * 1024
-    relay_wave: int = 500
+    relay_wave: int = 2000
     publish_deadline: float = 10.0
     key_cap: int = 1000
     """Deliveries that may wait behind one failed one; at more, their partition waits (never dropped)."""

@@ -8,7 +8,6 @@ at the epoch.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 
 from eventkeel.engine.context import RELAY, Context
@@ -18,6 +17,10 @@ from eventkeel.engine.ownership import Ownership
 from eventkeel.message import Headers, Outgoing, Slice
 from eventkeel.ports.store import Unsent
 from eventkeel.ports.transport import Outcome, Refused, Sent, TopicWant, Topology
+
+FIRST, SMALLEST = 500, 20
+"""Rows of a relay's first wave, before it knows how large they are, and of the smallest one."""
+WAVE_BYTES = 16 * 1024 * 1024
 
 
 class Relay(Part):
@@ -29,6 +32,7 @@ class Relay(Part):
         super().__init__(context)
         self._ownership, self._partitions = ownership, partitions
         self._troubles = 0
+        self._most = min(context.numbers.relay_wave, FIRST)
 
     async def run_once(self) -> None:
         more = await self.wave()
@@ -44,13 +48,13 @@ class Relay(Part):
             return False
         numbers = self.context.numbers
         pipelined = self.context.transport.caps.ordered_pipeline
-        rows = await self.context.store.unsent(
-            [shard.partition for shard in shards], numbers.relay_wave, heads_only=not pipelined
-        )
+        most = self._most
+        rows = await self.context.store.unsent([shard.partition for shard in shards], most, heads_only=not pipelined)
         if not rows:
             self._troubles = 0
             return False
-        full = len(rows) == numbers.relay_wave
+        full = len(rows) == most
+        self._most = self._next_size(rows)
         point("relay.selected")
         began = self.context.clock.monotonic()
         outcomes = await self.context.transport.publish([_outgoing(row) for row in rows], numbers.publish_deadline)
@@ -63,6 +67,11 @@ class Relay(Part):
         self._troubles = 0 if whole else self._troubles + 1
         return whole and (full or not pipelined)
 
+    def _next_size(self, rows: Sequence[Unsent]) -> int:
+        """Rows of the next wave: as many as their bytes allow, if they are like these."""
+        size = sum(len(row.body) + len(row.headers) for row in rows) // len(rows)
+        return max(SMALLEST, min(self.context.numbers.relay_wave, WAVE_BYTES // (size + 1)))
+
     def _lease_is_fresh(self) -> bool:
         """Stop sending before anybody else may start: saves duplicates, is not what makes it safe."""
         age = self.context.clock.monotonic() - self._ownership.renewed_at
@@ -70,25 +79,23 @@ class Relay(Part):
 
     async def _record(self, rows: Sequence[Unsent], outcomes: Sequence[Outcome], shards: dict[Slice, int]) -> int:
         """Remove what was confirmed, mark what was refused for good; the number confirmed."""
-        by_shard: dict[int, list[int]] = defaultdict(list)
+        confirmed: list[int] = []
         missing: set[str] = set()
         for row, outcome in zip(rows, outcomes, strict=True):
             if isinstance(outcome, Sent):
-                by_shard[row.shard].append(row.id)
+                confirmed.append(row.id)
             elif isinstance(outcome, Refused) and outcome.final:
                 shard = Slice(RELAY, row.shard)
                 await self.context.store.stuck(self.context.group, shard, shards[shard], row.id, outcome.reason)
             elif isinstance(outcome, Refused):
                 missing.add(row.topic)
-        for shard, epoch in shards.items():
-            ids = by_shard.get(shard.partition)
-            if ids and not await self.context.store.sent(self.context.group, shard, epoch, ids):
-                await self._ownership.lost([shard])
+        if lost := await self.context.store.sent(self.context.group, shards, confirmed):
+            await self._ownership.lost(lost)
         point("relay.removed")
         if missing:
             wants = tuple(TopicWant(topic, self._partitions) for topic in sorted(missing))
             await self.context.transport.topology(Topology(topics=wants), apply=True)
-        return sum(map(len, by_shard.values()))
+        return len(confirmed)
 
 
 def _outgoing(row: Unsent) -> Outgoing:

@@ -70,7 +70,8 @@ def unit_of_work(
     started = limits.clock()
     try:
         point("unit.begun")
-        if lost := (yield from unit.fence(group, {work.share.slice: work.share.epoch for work in works})):
+        shares = {work.arrived.share for work in works}
+        if lost := (yield from unit.fence(group, {share.slice: share.epoch for share in shares})):
             point("unit.fenced")
             raise FencedOff(lost)
         if consumer.exclusive:

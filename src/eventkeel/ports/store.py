@@ -428,8 +428,9 @@ class Store(Protocol):
         alone, for brokers that may have one message of a key outstanding (a hot key starves nobody)."""
         ...
 
-    async def sent(self, group: str, shard: Slice, epoch: int, ids: Sequence[int]) -> bool:
-        """Remove confirmed rows; False (and nothing removed) where the epoch is no longer ours."""
+    async def sent(self, group: str, epochs: Mapping[Slice, int], ids: Sequence[int]) -> tuple[Slice, ...]:
+        """Remove confirmed rows of these outbox shards. The shards whose epoch is no longer ours, of which
+        nothing was removed; empty: all of them are."""
         ...
 
     async def stuck(self, group: str, shard: Slice, epoch: int, id: int, reason: str) -> bool:

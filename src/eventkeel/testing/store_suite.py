@@ -325,14 +325,14 @@ class StoreSuite(KeySuite):
             await unit.append(*[record(number) for number in range(6)])
         ids = [row.id for row in await store.unsent([0], 10)]
         (mine,) = await bench.owned(store, OUTBOX)
-        assert await store.sent(GROUP, OUTBOX, mine.epoch, [ids[0], ids[1]])
-        assert await store.sent(GROUP, OUTBOX, mine.epoch, [ids[5], ids[3]])
+        assert await store.sent(GROUP, {OUTBOX: mine.epoch}, [ids[0], ids[1]]) == ()
+        assert await store.sent(GROUP, {OUTBOX: mine.epoch}, [ids[5], ids[3]]) == ()
         assert [row.id for row in await store.unsent([0], 10)] == [ids[2], ids[4]]
         (theirs,) = await bench.owned(store, OUTBOX, member=OTHER, now=NOW + TTL + 1)
-        assert not await store.sent(GROUP, OUTBOX, mine.epoch, [ids[2]])
+        assert await store.sent(GROUP, {OUTBOX: mine.epoch}, [ids[2]]) == (OUTBOX,)
         assert not await store.stuck(GROUP, OUTBOX, mine.epoch, ids[2], "too large")
         assert len(await store.unsent([0], 10)) == 2
-        assert await store.sent(GROUP, OUTBOX, theirs.epoch, [ids[2], ids[4]])
+        assert await store.sent(GROUP, {OUTBOX: theirs.epoch}, [ids[2], ids[4]]) == ()
         assert await store.unsent([0], 10) == []
 
     async def test_a_refused_row_blocks_its_key_and_no_other(self, bench: Workbench) -> None:

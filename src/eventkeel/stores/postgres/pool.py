@@ -8,6 +8,7 @@ import contextlib
 import threading
 import weakref
 from collections import deque
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import psycopg
@@ -72,8 +73,17 @@ class _Libpq:
 class Pool:
     """Gives connections to units and to the store itself. From any thread."""
 
-    def __init__(self, address: Address, own: frozenset[str], most: int, dial: Dial | None = None) -> None:
-        self.address, self._own, self._most = address, own, most
+    def __init__(
+        self,
+        address: Address,
+        own: frozenset[str],
+        most: int,
+        dial: Dial | None = None,
+        *,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        """``settings`` of its sessions, beside those that all of them have."""
+        self.address, self._own, self._most, self._more = address, own, most, settings or {}
         self._dial = dial or _Libpq(address.conninfo)
         self._context = Context(readers())
         self._lock = threading.Lock()
@@ -246,7 +256,8 @@ class Pool:
         path = '"' + self.address.schema.replace('"', '""') + '"'
         if self.address.schema != "public":
             path += ", public"
-        return [*SETTINGS, "search_path"], [*SETTINGS.values(), path]
+        settings = {**SETTINGS, **self._more, "search_path": path}
+        return list(settings), list(settings.values())
 
     def _handle(self, connection: psycopg.BaseConnection[Any]) -> Handle:
         handle = Handle(Wire(connection, self._context, self._own), self._generation)

@@ -188,11 +188,13 @@ select id, shard, topic, key, headers, body from (
 where stuck is null order by id limit $2::int4
 
 -- name: sent
-with mine as (
-  select 1 from eventkeel_owner where grp = $1::text and topic = $2::text and partition = $3::int4
-  and generation = $4::int4 and epoch = $5::int8),
-gone as (delete from eventkeel_outbox where id = any($6::int8[]) and exists (select 1 from mine))
-select count(*) from mine
+with mine as materialized (
+  select o.partition from eventkeel_owner o
+  join unnest($2::text[], $3::int4[], $4::int4[], $5::int8[]) as s (topic, partition, generation, epoch)
+    on o.topic = s.topic and o.partition = s.partition and o.generation = s.generation and o.epoch = s.epoch
+  where o.grp = $1::text),
+gone as (delete from eventkeel_outbox where id = any($6::int8[]) and shard in (select partition from mine))
+select array_agg(partition) from mine
 
 -- name: stuck
 update eventkeel_outbox set stuck = $7::text where id = $6::int8 and exists (

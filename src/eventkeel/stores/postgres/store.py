@@ -31,7 +31,7 @@ from eventkeel.ports.store import (
 from eventkeel.stores.common import explained, latest
 from eventkeel.stores.common import held as held_row
 from eventkeel.stores.placeholders import Compiled, compile_sql
-from eventkeel.stores.postgres.arrays import Binary, int4s, int8s
+from eventkeel.stores.postgres.arrays import Binary, int4s, int8s, texts
 from eventkeel.stores.postgres.connection import AsyncSide, Handle, Seat
 from eventkeel.stores.postgres.join import JoinedUnit
 from eventkeel.stores.postgres.migrate import apply_ddl, ask, framework_tables, register
@@ -52,6 +52,9 @@ ZOMBIES = 3.0
 """Seconds that a takeover waits for the open units of the old owner before it ends those that do nothing."""
 OWN_CONNECTIONS = 4
 """At most, beside those of the units: leases, relay, due heads and housekeeping, each at its own pace."""
+BY_INDEX = dict.fromkeys(("enable_seqscan", "enable_bitmapscan", "enable_sort", "jit"), "off")
+"""Settings of the store's own connections. Our statements have an index each, and tables that fill and empty within
+seconds have no statistics: without this the planner sorts the whole outbox for each wave of the relay."""
 _BRIEFLY = 0.2
 _MOST_STATEMENTS = 1000
 _BEGIN = Statement("begin isolation level read committed", (), Kind.BEGIN)
@@ -100,7 +103,7 @@ class PostgresStore:
         finally:
             await closed(connection)
         self._pool, self._loop = pool, asyncio.get_running_loop()
-        self._own = Pool(self.address, OWN, OWN_CONNECTIONS, self._dial)
+        self._own = Pool(self.address, OWN, OWN_CONNECTIONS, self._dial, settings=BY_INDEX)
         self._wake = Wake(pool, self.address.schema, self._wake_all)
 
     async def close(self) -> None:
@@ -394,11 +397,19 @@ class PostgresStore:
         rows = await self.rows("unsent_heads" if heads_only else "unsent", int4s(shards), b"%d" % limit)
         return [Unsent(*row) for row in rows]
 
-    async def sent(self, group: str, shard: Slice, epoch: int, ids: Sequence[int]) -> bool:
+    async def sent(self, group: str, epochs: Mapping[Slice, int], ids: Sequence[int]) -> tuple[Slice, ...]:
         if not ids:
-            return True
-        rows = await self.rows("sent", *_place(group, shard), b"%d" % epoch, int8s(ids), write=True)
-        return bool(rows[0][0])
+            return ()
+        params = (
+            group.encode(),
+            texts([shard.topic for shard in epochs]),
+            int4s([shard.partition for shard in epochs]),
+            int4s([shard.generation for shard in epochs]),
+            int8s(list(epochs.values())),
+            int8s(ids),
+        )
+        mine = set((await self.rows("sent", *params, write=True))[0][0] or ())
+        return tuple(shard for shard in epochs if shard.partition not in mine)
 
     async def stuck(self, group: str, shard: Slice, epoch: int, id: int, reason: str) -> bool:
         params = (*_place(group, shard), b"%d" % epoch, b"%d" % id, text(reason))

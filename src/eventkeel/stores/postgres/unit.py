@@ -7,8 +7,10 @@ a unit of one delivery takes four round trips, and so does one of five hundred.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 from eventkeel._sql import load_queries
 from eventkeel.errors import NotYetSupported
@@ -61,11 +63,19 @@ class Locks:
         digest = blake2b(b"\0".join((self._schema, *parts)), digest_size=8, person=space)
         return int.from_bytes(digest.digest(), "big", signed=True)
 
+    @cache  # noqa: B019  # as many as there are slices, for as long as the store lives
     def slice(self, group: str, slice: Slice) -> int:
         return self.number(b"fence", group.encode(), repr(tuple(slice)).encode())
 
+    @cache  # noqa: B019
     def shard(self, shard: int) -> int:
         return self.number(b"shard", b"%d" % shard)
+
+    @cache  # noqa: B019
+    def topic(self, topic: str) -> int:
+        """The upper half of the numbers of its keys; the lower half is the key's CRC-32. Keys that share one wait for
+        each other, and nothing else."""
+        return self.number(b"outbox", topic.encode()) & ~0xFFFFFFFF
 
 
 class PostgresUnit:
@@ -223,8 +233,8 @@ class PostgresUnit:
         """Locks on the keys, held to the commit, make order of a key = order of id = order of commit."""
         if not records:
             return
-        number, shards = self._locks.number, self._shards
-        keys = [number(b"outbox", record.topic.encode(), record.key) for record in records]
+        of_topic, shards = self._locks.topic, self._shards
+        keys = [of_topic(record.topic) | crc32(record.key) for record in records]
         of = [key % shards for key in keys]
         whole = sorted({self._locks.shard(shard) for shard in of})
         distinct = sorted(set(keys))

@@ -291,18 +291,19 @@ class SQLiteStore:
                         break
         return [Unsent(*row) for id in ids for row in self._ask("unsent_one", (id,))]
 
-    async def sent(self, group: str, shard: Slice, epoch: int, ids: Sequence[int]) -> bool:
+    async def sent(self, group: str, epochs: Mapping[Slice, int], ids: Sequence[int]) -> tuple[Slice, ...]:
         if not ids:
-            return True
+            return ()
         async with self._transaction() as db:
-            if not self._owns(db, group, shard, epoch):
-                return False
+            lost = tuple(shard for shard, epoch in epochs.items() if not self._owns(db, group, shard, epoch))
+            if lost:
+                return lost
             first, last = min(ids), max(ids)
             if last - first + 1 == len(ids):
                 db.execute(SQL["sent_range"], (first, last))
             else:
                 db.executemany(SQL["sent_each"], [(id,) for id in ids])
-        return True
+        return ()
 
     async def stuck(self, group: str, shard: Slice, epoch: int, id: int, reason: str) -> bool:
         async with self._transaction() as db:
