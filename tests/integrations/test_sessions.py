@@ -254,6 +254,7 @@ async def test_a_rolled_back_savepoint_drops_its_rows_writes_and_events(running:
         with pytest.raises(ZeroDivisionError):
             async with tx.savepoint():
                 session.add(Note(text="dropped"))
+                tx.write("insert into notes (text) values (null)")  # never sent
                 raise ZeroDivisionError
         tx.publish(Paid(number="after", customer=order.customer))
 
