@@ -416,7 +416,9 @@ async def test_statements_of_one_unit_that_are_sent_at_once_get_each_its_own_ans
         assert await unit.claim(claim(1)) == [NEW]
 
 
-async def test_a_statement_cut_off_by_a_timeout_of_the_handlers_own_spoils_the_unit(pga: Workbench, place: Place) -> None:
+async def test_a_statement_cut_off_by_a_timeout_of_the_handlers_own_spoils_the_unit(
+    pga: Workbench, place: Place
+) -> None:
     """Whoever goes on after it must not be given the answer of the statement before."""
     store = await pga.store()
     async with pga.begun(store) as unit:
@@ -448,3 +450,17 @@ async def test_a_task_left_behind_by_a_handler_is_no_part_of_the_next_transactio
         assert await unit.claim(claim(1)) == [NEW]
         error = await ended(left)
         assert error is None or isinstance(error, StoreUnavailable | TransactionAborted | TransactionClosed)
+
+
+async def test_every_statement_on_a_lost_connection_says_that_it_is_lost(pg: Workbench, place: Place) -> None:
+    """A handler that caught the first is told the same by the next: it is no fault of its own."""
+    store = await pg.store()
+    async with pg.begun(store) as unit:
+        assert await unit.claim(claim(1)) == [NEW]
+        place.terminate(*place.backends(state="idle in transaction"))
+        for _ in range(3):
+            with pytest.raises(StoreUnavailable):
+                await unit.sql("select 1")
+        await unit.run(unit.unit.rollback())
+        await unit.run(unit.unit.begin(speculative=False))
+        assert await unit.claim(claim(1)) == [NEW]

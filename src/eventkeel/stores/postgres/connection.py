@@ -49,7 +49,7 @@ class LentConnection(_Lent, psycopg.Connection[Any]):
     """psycopg's connection inside a unit of work."""
 
     def wait(self, gen: Any, *args: Any, **options: Any) -> Any:
-        self.handle.enter()
+        self.handle.enter(lent=True)
         try:
             return super().wait(gen, *args, **options)
         finally:
@@ -60,7 +60,7 @@ class LentAsyncConnection(_Lent, psycopg.AsyncConnection[Any]):
     """psycopg's asynchronous connection inside a unit of work."""
 
     async def wait(self, gen: Any, *args: Any, **options: Any) -> Any:
-        self.handle.enter()
+        self.handle.enter(lent=True)
         try:
             return await super().wait(gen, *args, **options)
         finally:
@@ -81,6 +81,8 @@ class Handle:
         self._opening = 0
         self._sent = False
         """Something of the transaction has reached the server."""
+        self.serial = 0
+        """Number of the transaction on this connection."""
         self._guard = threading.Lock()
         """Between who enters and who closes from another thread."""
 
@@ -94,7 +96,13 @@ class Handle:
     def reusable(self) -> bool:
         return not (self.doubtful or self.wire.busy or self.wire.lost or self.begun is None)
 
+    def check(self, serial: int) -> None:
+        """Raises TransactionClosed: who waited for its turn must not get into the next transaction."""
+        if self.serial != serial:
+            raise TransactionClosed("the unit of work is over; this statement came too late for it")
+
     def begin(self, items: Sequence[Item]) -> None:
+        self.serial += 1
         self.begun, self._sent, self.wire.lent = True, False, False
         self._later, self._opening = list(items), len(items)
 
@@ -115,11 +123,20 @@ class Handle:
         results = yield from self._exchange([Item(sql, params)])
         return self.wire.reply(results[-1])
 
-    def enter(self) -> None:
-        """Somebody is inside the connection from now on: whoever closes it meanwhile must not free it."""
+    def enter(self, *, lent: bool = False) -> None:
+        """Somebody is inside the connection from now on: whoever closes it meanwhile must not free it.
+
+        Behind a statement that was cut off nothing may follow: it would be given the answer to that one."""
         with self._guard:
             if self.begun is None:
                 self._refuse()
+            if self.wire.lost:
+                raise StoreUnavailable("the connection to the database was lost")
+            if self.wire.busy and not lent:
+                raise TransactionAborted(
+                    "a statement of this transaction was cut off (by a timeout or a cancelled task), or a COPY or a "
+                    "stream on the driver's own connection is not finished; nothing of the transaction is applied"
+                )
             self.wire.busy = True
 
     def _refuse(self) -> None:
@@ -194,7 +211,7 @@ class Handle:
                 try:
                     self.enter()
                     yield from self.wire.exchange([Item("rollback", ())])
-                except (Failed, StoreUnavailable, TransactionClosed, psycopg.Error):
+                except (Failed, StoreUnavailable, TransactionAborted, TransactionClosed, psycopg.Error):
                     self.doubtful = True
         self._later = []
         if self.begun is not None:
@@ -281,12 +298,13 @@ def begin_items(statement: Statement) -> list[Item]:
 
 
 class AsyncSide:
-    """For the event loop."""
+    """For the event loop. A handler's tasks may use it at once: one statement after another."""
 
-    __slots__ = ("_seat",)
+    __slots__ = ("_seat", "_turn")
 
     def __init__(self, seat: Seat) -> None:
         self._seat = seat
+        self._turn = asyncio.Lock()
 
     @property
     def alive(self) -> bool:
@@ -303,9 +321,14 @@ class AsyncSide:
             return seat.nothing_begun(kind)
         handle = seat.handle
         loop = asyncio.get_running_loop()
-        if kind is Kind.COMMIT:
-            return await _uncut(run_async(handle.wire, handle.execute(statement), loop))
-        return await run_async(handle.wire, handle.execute(statement), loop)
+        if kind is Kind.ROLLBACK:  # waits for nobody: what is under way is thrown away with its connection
+            return await run_async(handle.wire, handle.rollback(), loop)
+        serial = handle.serial
+        async with self._turn:
+            handle.check(serial)
+            if kind is Kind.COMMIT:
+                return await _uncut(run_async(handle.wire, handle.execute(statement), loop))
+            return await run_async(handle.wire, handle.execute(statement), loop)
 
 
 async def _uncut(commit: Any) -> Reply:
@@ -329,12 +352,13 @@ def _seen(task: asyncio.Task[Reply]) -> None:
 
 
 class SyncSide:
-    """For a lane's thread."""
+    """For a lane's thread, and those that a handler starts: one statement after another."""
 
-    __slots__ = ("_seat",)
+    __slots__ = ("_seat", "_turn")
 
     def __init__(self, seat: Seat) -> None:
         self._seat = seat
+        self._turn = threading.Lock()
 
     @property
     def alive(self) -> bool:
@@ -349,10 +373,12 @@ class SyncSide:
             return NOTHING
         if seat.handle is None:
             return seat.nothing_begun(kind)
-        handle = seat.handle
-        try:
-            return run_sync(handle.wire, handle.execute(statement))
-        finally:
-            if handle.begun is None:  # given up while this ran: only now nothing of it is under way any more
-                handle.wire.busy = False
-                handle.close()
+        handle, serial = seat.handle, seat.handle.serial
+        with self._turn:
+            handle.check(serial)
+            try:
+                return run_sync(handle.wire, handle.execute(statement))
+            finally:
+                if handle.begun is None:  # given up while this ran: only now nothing of it is under way any more
+                    handle.wire.busy = False
+                    handle.close()
