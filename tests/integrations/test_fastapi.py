@@ -133,14 +133,10 @@ async def test_many_requests_at_once_lose_and_repeat_nothing(database: str, tmp_
 async def test_it_is_the_same_on_kafka(database: str, kafka_url: str) -> None:
     engine = create_async_engine(database.replace("postgresql://", "postgresql+psycopg://"))
     app, service = application(engine)
-    service.group = f"web-{uuid4().hex[:8]}"
-    service.configure(broker=kafka_url, store=SQLAlchemyStore(engine), start="earliest", partitions=2)
+    broker = f"{kafka_url}?prefix=sa_{uuid4().hex[:8]}."
+    service.configure(broker=broker, store=SQLAlchemyStore(engine), partitions=2)
     async with served(app) as client:
-        number = uuid4().hex
         for path in ("notes", "quick"):
-            assert (await client.post(f"/{path}/{number}-{path}")).status_code == 201
-        assert await counted(engine, Payment, 2) >= 2
-    async with AsyncSession(engine) as session:
-        paid = set(await session.scalars(select(Payment.number)))
-    assert {f"{number}-notes", f"{number}-quick"} <= paid
+            assert (await client.post(f"/{path}/{path}")).status_code == 201
+        assert await counted(engine, Payment, 2) == 2
     await engine.dispose()
