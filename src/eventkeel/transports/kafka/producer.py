@@ -10,8 +10,10 @@ import asyncio
 import contextlib
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
@@ -45,11 +47,12 @@ class _Wave:
         self.answered: asyncio.Future[None] = loop.create_future()
         self.expected = -1
         self.count = 0
-        self.failures: list[tuple[KafkaError, Message]] = []
+        self.failures: dict[int, KafkaError] = {}
 
-    def delivered(self, error: KafkaError | None, message: Message) -> None:
+    def delivered(self, index: int, error: KafkaError | None, message: Message) -> None:
+        """``index`` says which one: the message itself comes back without its headers."""
         if error is not None:
-            self.failures.append((error, message))
+            self.failures[index] = error
         self.count += 1
         if self.count == self.expected:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
@@ -201,7 +204,7 @@ class Publisher:
                             message.body,
                             message.key,
                             headers=list(message.headers.pairs),
-                            on_delivery=delivered,
+                            on_delivery=partial(delivered, index),
                         )
                         expected += 1
                         break
@@ -269,48 +272,33 @@ class Publisher:
             return [each or Unknown(late) for each in outcomes]
         if not reports.failures:
             return [each or _SENT for each in outcomes]
-        failed = self._failures(reports.failures)
+        failed = self._failures(wave, reports.failures)
         held: set[tuple[str, bytes]] = set()
         judged: list[Outcome] = []
-        for message, outcome in zip(wave, outcomes, strict=True):
-            if outcome is None:
-                outcome = failed.get(_mark(message.topic, message.key, message.body, message.headers.pairs)) or _SENT
-                if isinstance(outcome, Sent) and message.key is not None and (message.topic, message.key) in held:
-                    outcome = Unknown("an earlier message of its key was not sent")
+        for index, (message, refused) in enumerate(zip(wave, outcomes, strict=True)):
+            outcome: Outcome = refused or failed.get(index) or _SENT
+            if isinstance(outcome, Sent) and message.key is not None and (message.topic, message.key) in held:
+                outcome = Unknown("an earlier message of its key was not sent")
             if not isinstance(outcome, Sent) and message.key is not None:
                 held.add((message.topic, message.key))
             judged.append(outcome)
         return judged
 
-    def _failures(self, reports: Sequence[tuple[KafkaError, Message]]) -> dict[Any, Refused | Unknown]:
+    def _failures(self, wave: Sequence[Outgoing], reports: dict[int, KafkaError]) -> dict[int, Refused | Unknown]:
         """What became of each message that failed."""
-        too_large: dict[str, int] = {}
-        for error, message in reports:
-            if error.code() in errors.TOO_LARGE:
-                name = message.topic() or ""
-                too_large[name] = too_large.get(name, 0) + 1
-        failed: dict[Any, Refused | Unknown] = {}
-        for error, message in reports:
-            on_broker = message.topic() or ""
-            topic = self._options.from_broker(on_broker) or on_broker
-            outcome = errors.outcome(error, topic)
-            if too_large.get(on_broker, 0) > 1 and error.code() in errors.TOO_LARGE:
+        too_large = Counter(wave[index].topic for index, error in reports.items() if error.code() in errors.TOO_LARGE)
+        failed: dict[int, Refused | Unknown] = {}
+        for index, error in reports.items():
+            topic = wave[index].topic
+            failed[index] = errors.outcome(error, topic)
+            if error.code() in errors.TOO_LARGE and too_large[topic] > 1:
                 # A batch was refused as a whole: whose fault it was is known when the topic's limit is.
-                outcome = Unknown(f"topic {topic!r}: {errors.text(error)}")
+                failed[index] = Unknown(f"topic {topic!r}: {errors.text(error)}")
             if error.code() in errors.MISSING or error.code() in errors.TOO_LARGE:
                 self.forget(topic)
             if error.fatal() or error.code() in (KafkaError._GAPLESS_GUARANTEE, KafkaError._FATAL):
                 self._line.broken = self._line.broken or errors.text(error)
-            pairs: Any = message.headers() or ()
-            key: Any = message.key()
-            body: Any = message.value()
-            failed[_mark(topic, key, body or b"", tuple((name, value or b"") for name, value in pairs))] = outcome
         return failed
-
-
-def _mark(topic: str, key: bytes | None, body: bytes, headers: tuple[tuple[str, bytes], ...]) -> Any:
-    """Two messages that are the same in all of this share their outcome, the worse one."""
-    return topic, key, body, headers
 
 
 def _is_name(topic: str) -> bool:
