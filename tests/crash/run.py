@@ -30,6 +30,9 @@ LEASE = 1.0
 RECOVERY = 30.0
 """Seconds within which every service works again, once a server that was killed answers again."""
 TOPICS = ("order_events", "payment_events", "order_status_events", "account_events")
+LOST_EVENTS = """
+    select s.account, s.number from source s
+    where not exists (select 1 from journal j where j.account = s.account and j.number = s.number)"""
 CHUNK = 3
 """Account events published in one transaction."""
 
@@ -264,9 +267,12 @@ class CrashRun:
             self._write_down_who_owns_what(stores)
         problems = [f for crowd in crowds for f in crowd.failures[:3]]
         problems += [f"{c.role} {c.pid} died by itself" for c in nemesis.crashes()] + fleet.unable()
+        lost = self._write_down_what_is_lost()
         problems += fleet.stop()
         if not quiet:
             problems.append(f"nothing moves and something waits (see {self.folder})")
+        if lost:
+            self.tell(f"what is known of the lost ones is in {lost}")
         return Verdict(
             wish,
             tally,
@@ -328,6 +334,40 @@ class CrashRun:
                     lines.append(f"{service} {table}")
                     lines += [str(row) for row in database.rows(f"select * from {table}")]
         (self.folder / "stalled.txt").write_text("\n".join(lines), "utf-8")
+
+    def _write_down_what_is_lost(self) -> Path | None:
+        """Each lost account event, and each order without a payment: where its messages lie on the broker, and
+        what the inbox knows of the positions around them."""
+        lines = []
+        for store, topic, sql in (
+            (self.journal, "account_events", LOST_EVENTS),
+            (self.place.stores[0], "order_events", "select order_id, null from orders"),
+        ):
+            with reading(store) as database:
+                facts = database.rows(sql)
+            if topic == "order_events":
+                with reading(self.place.stores[1]) as database:
+                    paid = {order for (order,) in database.rows("select order_id from payments")}
+                facts = [fact for fact in facts if fact[0] not in paid]
+            with reading(self.journal if topic == "account_events" else self.place.stores[1]) as database:
+                rows = database.rows(
+                    "select partition, position, epoch, at from eventkeel_inbox where topic = ?", [topic]
+                )
+            there = {(part, position): (epoch, at) for part, position, epoch, at in rows}
+            for key, number in facts:
+                found = [
+                    (message.partition, message.position, there.get((message.partition, message.position)))
+                    for message in self.broker.messages(topic)
+                    if message.key == key.encode()
+                    and (number is None or json.loads(message.body or b"{}").get("number") == number)
+                ]
+                lines.append(
+                    f"{topic} {key} {number}: on the broker (partition, position, inbox): {found or 'NOT AT ALL'}"
+                )
+        if not lines:
+            return None
+        (self.folder / "lost.txt").write_text("\n".join(lines), "utf-8")
+        return self.folder / "lost.txt"
 
     def _complete(self) -> bool:
         try:
