@@ -58,6 +58,8 @@ NEW = Verdict.NEW
         ('select "one".x from (select 1 as x) as "one"', {}, 1),
         ("with moved as (select 1 as x) select x from moved", {}, 1),
         ("values (1)", {}, 1),
+        (r"select E'it\'s ; :a' || :a", {"a": "x"}, "it's ; :ax"),
+        (r"select e'\\' || :a || 'E' || 'e' || :a", {"a": "x"}, r"\xEex"),
     ],
 )
 async def test_what_is_read(pga: Workbench, sql: str, params: dict[str, Any], expected: object) -> None:
@@ -179,6 +181,16 @@ async def test_what_would_outlive_the_transaction_is_refused(pga: Workbench, sql
     store = await pga.store()
     with pytest.raises(StatementRefused):
         store.prepare(sql, {})
+
+
+async def test_deferred_constraints_may_be_asked_for_at_once(pga: Workbench) -> None:
+    """Before the commit, where the one that failed can be blamed."""
+    ddl = "create table if not exists child (parent integer references paid deferrable initially deferred)"
+    store = await pga.store(ddl=(TABLE, ddl))
+    async with pga.begun(store) as unit:
+        await unit.sql("insert into child values (99)")
+        with pytest.raises(psycopg.errors.ForeignKeyViolation):
+            await unit.sql("set constraints all immediate")
 
 
 async def test_what_a_unit_sets_for_itself_is_gone_with_it(place: Any) -> None:

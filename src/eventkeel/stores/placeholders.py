@@ -14,7 +14,7 @@ from eventkeel.errors import StatementRefused
 
 _TOKEN = re.compile(
     r"""
-      (?P<skip> '(?:[^']|'')*' | "(?:[^"]|"")*" | `[^`]*` | --[^\n]* | /\*.*?\*/
+      (?P<skip> (?<![\w$])[eE]'(?:[^'\\]|\\.|'')*' | '(?:[^']|'')*' | "(?:[^"]|"")*" | `[^`]*` | --[^\n]* | /\*.*?\*/
               | (?P<tag>\$\w*\$).*?(?P=tag) | :: )
     | :(?P<name>[^\W\d]\w*)
     | (?P<mark>\?\d*|%s\b|[@$:]\w+)
@@ -65,7 +65,7 @@ def compile_sql(sql: str, mark: str = "?", *, shared: bool = True) -> Compiled:
             at = token.end()
         elif token["word"]:
             word = token["word"].lower()
-            if previous == "set" and first == "set" and word != "local":
+            if previous == "set" and first == "set" and word not in ("local", "constraints"):
                 raise StatementRefused(f"a setting would outlive the transaction; write 'set local …': {brief(sql)}")
             first = first or word
             if previous == "or" and word == "rollback":
