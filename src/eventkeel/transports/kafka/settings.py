@@ -221,17 +221,23 @@ def _refuse_ours(names: Iterable[str]) -> None:
             )
 
 
-class _NoWarnings(logging.Filter):
-    """Leaves out what the library says of every client about settings that are as they should be."""
+class _Quieter(logging.Filter):
+    """What the library says of settings that are as they should be, and of every attempt to connect, is for those
+    who look for it: what lasts is told by the transport."""
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno <= logging.DEBUG or record.levelno >= logging.CRITICAL:
+            return True
         text = record.getMessage()
-        return "CONFWARN" not in text
+        if not any(word in text for word in ("CONFWARN", "FAIL ", "ERROR ", "GETPID ", "REQTMOUT ", "TERMINATE ")):
+            return True
+        record.levelno, record.levelname = logging.DEBUG, "DEBUG"
+        return logging.getLogger(record.name).isEnabledFor(logging.DEBUG)
 
 
 def client_log() -> logging.Logger:
     """Where the library's own log goes: ``eventkeel.transports.kafka.client``."""
     logger = logging.getLogger("eventkeel.transports.kafka.client")
-    if not any(isinstance(each, _NoWarnings) for each in logger.filters):
-        logger.addFilter(_NoWarnings())
+    if not any(isinstance(each, _Quieter) for each in logger.filters):
+        logger.addFilter(_Quieter())
     return logger
