@@ -55,7 +55,7 @@ def blocks(page: str) -> list[Block]:
 class Stage:
     """Where one page's blocks run: a folder, and the commands that stay."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **environment: str) -> None:
         self.folder = folder
         self._ran: list[str] = []
         self._staying: list[subprocess.Popen[bytes]] = []
@@ -64,6 +64,7 @@ class Stage:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]),
             "PYTHONUNBUFFERED": "1",
+            **environment,
         }
 
     def run(self, block: Block) -> None:

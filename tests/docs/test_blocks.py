@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 from tests.docs.blocks import ROOT, Stage, blocks, commands, first_missing
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-SHOWN = [page for page in PAGES if page.exists() and "adr" not in page.parts]
+ON_SERVERS = ROOT / "docs/howto/kafka-and-postgresql.md"
+SHOWN = [page for page in PAGES if page.exists() and "adr" not in page.parts and page != ON_SERVERS]
 
 
 @pytest.mark.parametrize("page", SHOWN, ids=lambda page: str(page.relative_to(ROOT)))
@@ -18,6 +20,21 @@ def test_every_block_of_a_page_runs(page: Path, tmp_path: Path) -> None:
     stage = Stage(tmp_path)
     try:
         for block in blocks(page.read_text("utf-8")):
+            stage.run(block)
+    finally:
+        stage.close()
+
+
+def test_every_block_of_the_page_on_kafka_and_postgresql_runs_on_them(
+    kafka_url: str, database: str, tmp_path: Path
+) -> None:
+    stage = Stage(
+        tmp_path,
+        EVENTKEEL_BROKER=f"{kafka_url}?prefix={uuid4().hex}.",
+        EVENTKEEL_STORE=f"{database}?schema={{service}}",
+    )
+    try:
+        for block in blocks(ON_SERVERS.read_text("utf-8")):
             stage.run(block)
     finally:
         stage.close()
