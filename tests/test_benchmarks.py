@@ -13,9 +13,9 @@ from benchmarks.where import Sampler
 
 @pytest.mark.parametrize("batch", [1, 100])
 def test_the_twin_and_eventkeel_do_the_same_job(batch: int) -> None:
-    inputs = orders(150)
+    inputs = orders(1500)  # long enough to be sampled
     profile = Sampler()
-    assert twin.measure(inputs, batch).messages == reference.measure(inputs, batch, profile).messages == 150
+    assert twin.measure(inputs, batch).messages == reference.measure(inputs, batch, profile).messages == 1500
     assert sum(share for _, share in profile.shares()) == pytest.approx(1)
     assert profile.hottest(3)
 

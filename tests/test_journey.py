@@ -23,6 +23,7 @@ PLUMBING = {
     "ports/clock.py",
     "policy/watermark.py",
     "engine/lifecycle.py",
+    "engine/membership.py",  # the subscription that lives now
     "engine/context.py",
     "engine/work.py",
     "engine/faults.py",

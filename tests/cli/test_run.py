@@ -98,8 +98,8 @@ def test_http_is_served_in_a_process_of_its_own(place: Place) -> None:
         (("tests.cli.sample:servise",), "no Service called 'servise'"),
         (("tests.cli.simple:service",), "there is no module 'tests.cli.simple'"),
         (("sample",), "is not MODULE:ATTRIBUTE"),
-        ((SAMPLE, "--broker", "kafka://localhost"), "Kafka comes with a later version"),
-        ((SAMPLE, "--store", "postgresql://localhost/x"), "PostgreSQL comes with a later version"),
+        ((SAMPLE, "--broker", "amqp://localhost"), "RabbitMQ comes with a later version"),
+        ((SAMPLE, "--store", "mysql://localhost/x"), "nothing is installed for 'mysql'"),
     ],
 )
 def test_what_cannot_run_is_refused_with_the_reason(place: Place, words: tuple[str, ...], reason: str) -> None:
