@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
 from typing import Any
+from urllib.parse import quote
 from uuid import UUID
 
 import psycopg
@@ -17,6 +18,7 @@ from eventkeel.errors import StatementRefused, TransactionError
 from eventkeel.ports.store import Verdict
 from eventkeel.testing.store_kit import ANYBODY, NOW, TABLE, Workbench, claim, held
 from eventkeel.testing.store_suite import INSERT, NOTES
+from tests.stores.postgres_kit import Place
 
 NEW = Verdict.NEW
 
@@ -93,6 +95,19 @@ async def test_times_are_utc_whatever_zone_a_transaction_sets(pga: Workbench) ->
         assert at == noon and at.tzinfo is UTC
     ((at, plain),) = await pga.rows(store, "select a, b from times")
     assert at == noon and at.tzinfo is UTC and plain.tzinfo is UTC
+
+
+async def test_what_a_server_or_a_user_has_set_changes_nothing(place: Place) -> None:
+    strange = "-c DateStyle=German -c IntervalStyle=iso_8601 -c TimeZone=Asia/Tokyo -c bytea_output=escape"
+    more = "-c default_transaction_isolation=serializable -c statement_timeout=1 -c lock_timeout=1"
+    async with place.bench(options=quote(f"{strange} {more}")) as bench:
+        store = await bench.store()
+        async with bench.unit(store) as unit:
+            asked = "select timestamptz '2026-01-02 03:04:05+00', interval '1 day 02:00', :b::bytea, pg_sleep(0.01)"
+            ((at, span, raw, _),) = await unit.sql(asked, {"b": b"\x00\xff"})
+            assert at == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC) and span == timedelta(days=1, hours=2)
+            assert raw == b"\x00\xff"
+            assert await unit.sql("show transaction_isolation") == [("read committed",)]
 
 
 async def test_a_time_that_python_has_not_is_said_and_spoils_nothing(pga: Workbench) -> None:
@@ -193,7 +208,7 @@ async def test_deferred_constraints_may_be_asked_for_at_once(pga: Workbench) -> 
             await unit.sql("set constraints all immediate")
 
 
-async def test_what_a_unit_sets_for_itself_is_gone_with_it(place: Any) -> None:
+async def test_what_a_unit_sets_for_itself_is_gone_with_it(place: Place) -> None:
     async with place.bench(pool=2) as bench:
         store = await bench.store()
         async with bench.unit(store) as unit:

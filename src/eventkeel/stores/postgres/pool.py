@@ -29,6 +29,7 @@ SETTINGS = {
     "client_connection_check_interval": "5s",
     "TimeZone": "UTC",
     "DateStyle": "ISO, YMD",
+    "IntervalStyle": "postgres",
     "bytea_output": "hex",
     "client_encoding": "UTF8",
     "standard_conforming_strings": "on",
