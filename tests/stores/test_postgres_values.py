@@ -99,11 +99,11 @@ async def test_times_are_utc_whatever_zone_a_transaction_sets(pga: Workbench) ->
 
 async def test_what_a_server_or_a_user_has_set_changes_nothing(place: Place) -> None:
     strange = "-c DateStyle=German -c IntervalStyle=iso_8601 -c TimeZone=Asia/Tokyo -c bytea_output=escape"
-    more = "-c default_transaction_isolation=serializable -c statement_timeout=1 -c lock_timeout=1"
+    more = "-c default_transaction_isolation=serializable -c statement_timeout=500 -c lock_timeout=1"
     async with place.bench(options=quote(f"{strange} {more}")) as bench:
         store = await bench.store()
         async with bench.unit(store) as unit:
-            asked = "select timestamptz '2026-01-02 03:04:05+00', interval '1 day 02:00', :b::bytea, pg_sleep(0.01)"
+            asked = "select timestamptz '2026-01-02 03:04:05+00', interval '1 day 02:00', :b::bytea, pg_sleep(0.7)"
             ((at, span, raw, _),) = await unit.sql(asked, {"b": b"\x00\xff"})
             assert at == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC) and span == timedelta(days=1, hours=2)
             assert raw == b"\x00\xff"
