@@ -118,9 +118,7 @@ class World:
 
 
 @asynccontextmanager
-async def world(
-    monkeypatch: pytest.MonkeyPatch, service: Service | None = None, **options: Any
-) -> AsyncIterator[World]:
+async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     made: list[Scripted] = []
     hints: dict[Slice, int] = {}
 
