@@ -473,3 +473,25 @@ async def test_a_compacted_topic_is_refused(place: Place) -> None:
     findings = await transport.topology(Topology((TopicWant("orders", 1),)), apply=True)
     (refused,) = [each for each in findings if each.kind == "refused"]
     assert "compact" in refused.detail
+
+
+async def test_a_polling_thread_that_fails_is_followed_by_another(place: Place) -> None:
+    transport = await place.transport()
+    taker = place.subscribe(transport)
+    await send(transport, [message(n) for n in range(3)])
+    await taker.until(lambda: len(taker.got) == 3)
+    (slice,) = taker.at
+
+    def fail() -> None:
+        raise RuntimeError("whatever it is")
+
+    taker.subscription._poller._do(fail)
+    await taker.until(lambda: any(isinstance(each, Lost) for each in taker.news))
+    (broken,) = [each for each in taker.news if isinstance(each, Broken)]
+    assert "whatever it is" in broken.reason
+    assert not broken.fatal
+    await taker.all_assigned()
+    await send(transport, [message(n) for n in range(3, 6)])
+    await taker.until(lambda: len(taker.got) == 6)
+    assert numbers(taker.got) == list(range(6))
+    assert taker.at[slice].at == 6

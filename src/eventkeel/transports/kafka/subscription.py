@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 WATCH = 5.0
 """Seconds between two looks at whether the topics are still the same ones."""
+_AGAIN = 1.0
+"""Seconds before a polling thread that failed is followed by another one."""
 _QUIET = 5.0
 """Seconds in which the same trouble is said once."""
 
@@ -44,17 +46,22 @@ class KafkaSubscription:
         self._missing: set[str] = set()
         self._closed = False
         self._over = asyncio.Event()
-        settings = self._options.for_consumer(self._options.on_broker(group))
+        self._poller = self._poll()
+        self._watching = self._loop.create_task(self._watch())
+
+    def _poll(self) -> Poller:
+        """A consumer, and the thread that owns it."""
+        settings = self._options.for_consumer(self._options.on_broker(self.group))
         settings |= {"error_cb": self._on_error, "on_commit": self._on_commit}
         try:
             consumer = Consumer(settings, logger=client_log())
         except (KafkaException, TypeError, ValueError) as error:
             said = self._options.masked(errors.text(error))
             raise ConfigurationError(f"the options of broker {self._options.name} are not valid: {said}") from error
-        names = [self._options.on_broker(topic) for topic in topics]
-        self._poller = Poller(consumer, names, self, lambda: transport.words(group))
-        self._poller.start()
-        self._watching = self._loop.create_task(self._watch())
+        names = [self._options.on_broker(topic) for topic in self.topics]
+        poller = Poller(consumer, names, self, lambda: self._transport.words(self.group))
+        poller.start()
+        return poller
 
     # -- what arrives
 
@@ -271,7 +278,26 @@ class KafkaSubscription:
 
     def ended(self) -> None:
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._over.set)
+            self._loop.call_soon_threadsafe(self._ended)
+
+    def _ended(self) -> None:
+        """The polling thread is gone. If nobody has asked for it, all that it had is lost, and another one begins."""
+        if self._closed:
+            self._over.set()
+            return
+        slices = tuple(self._flows)
+        if slices:
+            self._hear(Lost(slices))
+        self._loop.call_later(_AGAIN, self._poll_again)
+
+    def _poll_again(self) -> None:
+        if self._closed:
+            self._over.set()
+            return
+        try:
+            self._poller = self._poll()
+        except (BrokerUnavailable, ConfigurationError) as error:
+            self._hear(Broken(str(error), fatal=True))
 
     def failed(self, error: KafkaError, place: Place | None) -> None:
         where = f"{self._slices([place])[0]} on " if place is not None else ""
