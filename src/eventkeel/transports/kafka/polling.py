@@ -125,6 +125,7 @@ class Poller:
             found = errors.inner(error) or KafkaError(KafkaError._FAIL, repr(error))
             self._sink.failed(found, None)
         finally:
+            self._closing = True  # nobody is waited for any more
             try:
                 consumer.close()
             except Exception:
