@@ -131,7 +131,8 @@ def _publish(url: str, topic: str, skus: int, orders: int) -> list[int]:
     """How many pieces of each SKU are wanted."""
     admin = AdminClient(client_options(url))
     admin.create_topics([NewTopic(topic, PARTITIONS, 1)])[topic].result(30)
-    producer = Producer({**client_options(url), "partitioner": "murmur2_random", "log_level": 2})
+    safe = {"partitioner": "murmur2_random", "enable.idempotence": True, "log_level": 2}
+    producer = Producer({**client_options(url), **safe})
     dice, wanted, refused = random.Random(1), [0] * skus, []
 
     def confirmed(error: Any, _: Any) -> None:
