@@ -96,7 +96,8 @@ class Journal:
             rows = [(float(at), part) for at, part in database.rows(COMMITS[database.postgres]) if at is not None]
         within = sorted((at, part) for at, part in rows if since <= at <= until)
         by_partition = {
-            part: _longest([since, *(at for at, one in within if one == part), until]) for _, part in within
+            part: _longest([since, *(at for at, one in within if one == part), until])
+            for part in {one for _, one in rows}
         }
         return _longest([since, *(at for at, _ in within), until]), max(by_partition.values())
 
