@@ -229,7 +229,10 @@ class _Quieter(logging.Filter):
         if record.levelno <= logging.DEBUG or record.levelno >= logging.CRITICAL:
             return True
         text = record.getMessage()
-        if not any(word in text for word in ("CONFWARN", "FAIL ", "ERROR ", "GETPID ", "REQTMOUT ", "TERMINATE ")):
+        if not any(
+            word in text
+            for word in ("CONFWARN", "FAIL ", "ERROR ", "GETPID ", "REQTMOUT ", "TERMINATE ", "METADATAUPDATE ")
+        ):
             return True
         record.levelno, record.levelname = logging.DEBUG, "DEBUG"
         return logging.getLogger(record.name).isEnabledFor(logging.DEBUG)
