@@ -1,4 +1,5 @@
-"""Runs that everybody can wait for; the full ones are ``python -m tests.crash`` and its neighbours."""
+"""Runs that everybody can wait for; the full ones are ``python -m tests.crash`` and its neighbours
+(``tests.crash.cluster``: brokers of three that die)."""
 
 from __future__ import annotations
 
@@ -8,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.cluster import brokers_die
 from tests.crash.places import Where, place
 from tests.crash.rolling import rolling
 from tests.crash.run import CrashRun, Wish
@@ -43,7 +43,6 @@ def test_nothing_is_lost_twice_or_out_of_order_while_processes_and_servers_are_k
     [
         pytest.param("kafka", rolling, id="a rolling restart"),
         pytest.param("kafka", slow_handler, id="a handler slower than the poll interval"),
-        pytest.param("kafka-cluster", lambda where, folder: brokers_die(where, folder, 1), id="a broker of three dies"),
     ],
 )
 def test_under_load_nothing_is_lost_and_nobody_stands_still_for_long(
