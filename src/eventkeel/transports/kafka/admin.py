@@ -184,17 +184,24 @@ class Admin:
         options = self._options
         settings = {"message.timestamp.type": "LogAppendTime", "cleanup.policy": "delete", **options.create}
         topic = NewTopic(name, partitions, options.replication, config=settings)
-        (future,) = self._client.create_topics([topic], request_timeout=PATIENCE).values()
-        try:
-            await self._answer(future)
-        except KafkaException as error:
-            if errors.code(error) == KafkaError.TOPIC_ALREADY_EXISTS:
+        until = time.monotonic() + PATIENCE
+        while True:
+            (future,) = self._client.create_topics([topic], request_timeout=PATIENCE).values()
+            try:
+                await self._answer(future)
                 return ""
-            found = errors.inner(error)
-            if found is None or found.retriable() or found.code() < 0:  # below 0: nobody answered
-                raise self.trouble(error, f"did not create topic {name!r}") from error
-            return errors.text(error)
-        return ""
+            except (KafkaException, TimeoutError) as error:
+                found = errors.inner(error)
+                if found is not None and found.code() == KafkaError.TOPIC_ALREADY_EXISTS:
+                    return ""
+                # The same error for a cluster that is too small and for one whose brokers are only just coming back.
+                starting = found is not None and "fenced" in found.str()
+                if found is None or starting or found.retriable() or found.code() < 0:  # below 0: nobody answered
+                    if not starting or time.monotonic() > until:
+                        raise self.trouble(error, f"did not create topic {name!r}") from error
+                    await asyncio.sleep(0.2)
+                    continue
+                return errors.text(error)
 
     async def settings(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
         """The settings of topics; of those that we may not see, none."""

@@ -221,6 +221,9 @@ def _refuse_ours(names: Iterable[str]) -> None:
             )
 
 
+_USUAL = ("CONFWARN", "FAIL ", "ERROR ", "GETPID ", "REQTMOUT ", "TERMINATE ", "METADATAUPDATE ")
+
+
 class _Quieter(logging.Filter):
     """What the library says of settings that are as they should be, and of every attempt to connect, is for those
     who look for it: what lasts is told by the transport."""
@@ -229,10 +232,7 @@ class _Quieter(logging.Filter):
         if record.levelno <= logging.DEBUG or record.levelno >= logging.CRITICAL:
             return True
         text = record.getMessage()
-        if not any(
-            word in text
-            for word in ("CONFWARN", "FAIL ", "ERROR ", "GETPID ", "REQTMOUT ", "TERMINATE ", "METADATAUPDATE ")
-        ):
+        if not any(word in text for word in _USUAL):
             return True
         record.levelno, record.levelname = logging.DEBUG, "DEBUG"
         return logging.getLogger(record.name).isEnabledFor(logging.DEBUG)
