@@ -164,10 +164,12 @@ URLs:
 - `sqlite:///PATH` is a path from here, `sqlite:////PATH` one from the root.
 - Broker: `kafka://HOST:PORT[,HOST:PORT…]?OPTION=VALUE&…`. Any option of librdkafka goes into the query (for both of its
   clients, or `producer.OPTION` and `consumer.OPTION` for one): `security.protocol=sasl_ssl&sasl.username=…`. Our own
-  are `replication` (of a topic that is created; default: what the broker says) and `group.protocol`.
+  are `replication` (of a topic that is created; default: what the broker says), `create.SETTING` (any other setting of
+  a topic that is created: `create.min.insync.replicas=2`) and `prefix` (in front of every topic and group on the
+  broker). What would lose messages or their order, such as `acks`, is refused.
 - Store: `postgresql://USER:PASSWORD@HOST:PORT/DATABASE?schema=NAME&pool=16&…`. `schema` holds Eventkeel's tables and
-  the service's own, and is made if missing (default `public`); `pool` is the most connections of a process; everything
-  else is libpq's, such as `sslmode=verify-full`.
+  the service's own, and is made if missing (default `public`); `pool` is the most connections of a process for
+  transactions (six more are its own); everything else is libpq's, such as `sslmode=verify-full`.
 
 In the store's URL `{service}` stands for the service's name: `?schema={service}` gives each service a schema of its
 own. RabbitMQ comes with a later version; its URL is refused.
