@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -38,7 +39,9 @@ Place = tuple[str, int]
 _FIRST: Any = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
 _NEXT: Any = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 PATIENCE = 10.0
-"""Seconds that one question may take."""
+"""Seconds that one question may take, asked again where nobody answered."""
+ONCE = 3.0
+"""Seconds for which it waits for one broker's answer."""
 
 
 class Topic(msgspec.Struct, frozen=True):
@@ -88,7 +91,7 @@ class Admin:
         if not wanted:
             return {}
         described = await self._all(
-            lambda: self._client.describe_topics(TopicCollection(wanted), request_timeout=PATIENCE),
+            lambda: self._client.describe_topics(TopicCollection(wanted), request_timeout=ONCE),
             but=errors.MISSING,
         )
         return {name: Topic(_id(found.topic_id), len(found.partitions)) for name, found in described.items()}
@@ -101,7 +104,7 @@ class Admin:
             return {}
         found = await self._all(
             lambda: self._client.list_offsets(
-                wanted, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=PATIENCE
+                wanted, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=ONCE
             ),
             but=errors.MISSING,
         )
@@ -186,7 +189,7 @@ class Admin:
         topic = NewTopic(name, partitions, options.replication, config=settings)
         until = time.monotonic() + PATIENCE
         while True:
-            (future,) = self._client.create_topics([topic], request_timeout=PATIENCE).values()
+            (future,) = self._client.create_topics([topic], request_timeout=ONCE).values()
             try:
                 await self._answer(future)
                 return ""
@@ -197,8 +200,9 @@ class Admin:
                 # The same error for a cluster that is too small and for one whose brokers are only just coming back.
                 starting = found is not None and "fenced" in found.str()
                 if found is None or starting or found.retriable() or found.code() < 0:  # below 0: nobody answered
-                    if not starting or time.monotonic() > until:
+                    if not (starting or errors.code(error) in errors.SILENT) or time.monotonic() > until:
                         raise self.trouble(error, f"did not create topic {name!r}") from error
+                    await self._look_around()
                     await asyncio.sleep(0.2)
                     continue
                 return errors.text(error)
@@ -210,7 +214,7 @@ class Admin:
             return {}
         forbidden = {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED}
         found = await self._all(
-            lambda: self._client.describe_configs(wanted, request_timeout=PATIENCE), but=errors.MISSING | forbidden
+            lambda: self._client.describe_configs(wanted, request_timeout=ONCE), but=errors.MISSING | forbidden
         )
         return {
             resource.name: {name: entry.value for name, entry in entries.items() if entry.value is not None}
@@ -242,10 +246,19 @@ class Admin:
                         trouble = error
             if trouble is None:
                 return answers
-            if errors.code(trouble) not in errors.MOVING or time.monotonic() > until:
+            if errors.code(trouble) not in errors.MOVING | errors.SILENT or time.monotonic() > until:
                 raise self.trouble(trouble, "did not answer") from trouble
+            if errors.code(trouble) in errors.SILENT:
+                await self._look_around()
             await asyncio.sleep(pause)
             pause = min(2 * pause, 0.5)
+
+    async def _look_around(self) -> None:
+        """Hear from any broker which brokers there are and who speaks for them. The library would go on waiting
+        for the one that it knows, however long it has been dead, as nothing else makes it ask here."""
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(KafkaException):
+            await loop.run_in_executor(None, lambda: self._client.list_topics(timeout=ONCE))
 
     def trouble(
         self, error: BaseException, what: str, *, opening: bool = False

@@ -41,6 +41,8 @@ MOVING = frozenset(
     }
 )
 """Whoever answers is changing: ask again."""
+SILENT = frozenset({KafkaError._TIMED_OUT, KafkaError._TRANSPORT})
+"""The broker that was asked does not answer; another one may."""
 HAS_MEMBERS = frozenset(
     {
         KafkaError.UNKNOWN_MEMBER_ID,
