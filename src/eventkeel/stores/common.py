@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -11,8 +11,11 @@ import msgspec
 from eventkeel.errors import ConfigurationError, TransactionError
 from eventkeel.message import Headers, Slice
 from eventkeel.ports.catalogue import DeadLetter
-from eventkeel.ports.store import Held, Row
-from eventkeel.stores.placeholders import Compiled, brief
+from eventkeel.ports.store import Held, Row, Schema, Statement
+from eventkeel.stores.placeholders import Compiled, brief, compile_sql
+
+_MOST_STATEMENTS = 1000
+"""Compiled statements kept: SQL that is put together anew each time must not fill the memory."""
 
 
 def latest(now: float, ttl: float) -> float:
@@ -34,7 +37,50 @@ def check_renamed(known: dict[str, set[str]], wanted: dict[str, set[str]]) -> No
                 )
 
 
-def explained(error: Exception, compiled: Compiled, params: Any, bind: Callable[[Any], Any]) -> TransactionError:
+def consumers_of(
+    rows: Iterable[Row], want: Schema, place: str, *, apply: bool
+) -> tuple[dict[str, str], frozenset[str]]:
+    """What a start has to write down about consumers, from the rows of the query ``consumers``: what each of the
+    service's handles, and which are retired. Raises ConfigurationError: renamed, or (not ``apply``) missing."""
+    known = {name: set(handles.split()) for _, name, handles, retired in rows if not retired}
+    wanted = {consumer.name: set(consumer.handles) for consumer in want.consumers}
+    undecided = f"{want.service}/*"
+    known.pop(undecided, None)
+    check_renamed(known, wanted)
+    if not apply and (missing := wanted.keys() - known.keys()):
+        names = ", ".join(sorted(missing))
+        raise ConfigurationError(f"{place} does not know {names} yet: run service {want.service!r} once")
+    written = {name: " ".join(sorted(wanted.get(name, ()))) for name in (*sorted(wanted), undecided)}
+    return written, frozenset(known.keys() - wanted.keys())
+
+
+class Prepared:
+    """Users' statements, compiled once each: ``:name`` placeholders as this database writes them."""
+
+    def __init__(self, bind: Callable[[Any], Any], mark: str = "?", *, shared: bool = True) -> None:
+        """``mark`` and ``shared``: see ``placeholders.compile_sql``."""
+        self._bind, self._mark, self._shared = bind, mark, shared
+        self._compiled: dict[str, Compiled] = {}
+
+    def statement(self, sql: str, params: Any) -> Statement:
+        """Raises StatementRefused, and TransactionError that names the parameter."""
+        compiled = self._compiled.get(sql)
+        if compiled is None:
+            if len(self._compiled) >= _MOST_STATEMENTS:
+                self._compiled.clear()
+            compiled = self._compiled[sql] = compile_sql(sql, self._mark, shared=self._shared)
+        if not compiled.names:
+            return Statement(compiled.sql)
+        bind = self._bind
+        try:
+            if isinstance(params, Mapping):
+                return Statement(compiled.sql, [bind(params[name]) for name in compiled.names])
+            return Statement(compiled.sql, [bind(getattr(params, name)) for name in compiled.names])
+        except (KeyError, AttributeError, TransactionError) as error:
+            raise _explained(error, compiled, params, bind) from error
+
+
+def _explained(error: Exception, compiled: Compiled, params: Any, bind: Callable[[Any], Any]) -> TransactionError:
     """Which parameter of a statement it was."""
     for name in compiled.names:
         try:

@@ -12,7 +12,7 @@ from psycopg import sql
 
 from eventkeel.errors import ConfigurationError, StoreUnavailable
 from eventkeel.ports.store import Schema
-from eventkeel.stores.common import check_renamed
+from eventkeel.stores.common import consumers_of
 from eventkeel.stores.placeholders import ENGINES_OWN, brief, first_word, statements
 from eventkeel.stores.postgres.unit import SQL
 from eventkeel.stores.postgres.url import Address
@@ -70,22 +70,14 @@ async def register(db: Connection, want: Schema, address: Address, apply: bool) 
     """Claim the schema for the service, and its consumers' names."""
     await _check_service(db, want.service, address, apply)
     rows = await ask(db, "consumers")
-    known = {name: set(handles.split()) for _, name, handles, retired in rows if not retired}
-    wanted = {consumer.name: set(consumer.handles) for consumer in want.consumers}
-    undecided = f"{want.service}/*"
-    known.pop(undecided, None)
-    check_renamed(known, wanted)
+    written, retired = consumers_of(rows, want, address.shown, apply=apply)
     if not apply:
-        if missing := wanted.keys() - known.keys():
-            names = ", ".join(sorted(missing))
-            raise ConfigurationError(f"{address.shown} does not know {names} yet: run service {want.service!r} once")
         return
-    have = {name: handles for _, name, handles, retired in rows if not retired}
-    for name in (*sorted(wanted), undecided):
-        handles = " ".join(sorted(wanted.get(name, ())))
+    have = {name: handles for _, name, handles, gone in rows if not gone}
+    for name, handles in written.items():
         if have.get(name) != handles:
             await ask(db, "add_consumer", name, handles)
-    for name in known.keys() - wanted.keys():
+    for name in retired:
         await ask(db, "retire_consumer", name)
 
 

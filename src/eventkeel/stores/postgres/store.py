@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import psycopg
 
 from eventkeel.drive import drive
-from eventkeel.errors import ConfigurationError, Contention, NotYetSupported, StoreUnavailable, TransactionError
+from eventkeel.errors import ConfigurationError, Contention, NotYetSupported, StoreUnavailable
 from eventkeel.message import Slice
 from eventkeel.ports.store import (
     GateLease,
@@ -28,9 +28,8 @@ from eventkeel.ports.store import (
     StoreCaps,
     Unsent,
 )
-from eventkeel.stores.common import explained, latest
+from eventkeel.stores.common import Prepared, latest
 from eventkeel.stores.common import held as held_row
-from eventkeel.stores.placeholders import Compiled, compile_sql
 from eventkeel.stores.postgres.arrays import Binary, int4s, int8s, texts
 from eventkeel.stores.postgres.connection import AsyncSide, Handle, Seat
 from eventkeel.stores.postgres.join import JoinedUnit
@@ -56,7 +55,6 @@ BY_INDEX = dict.fromkeys(("enable_seqscan", "enable_bitmapscan", "enable_sort", 
 """Settings of the store's own connections. Our statements have an index each, and tables that fill and empty within
 seconds have no statistics: without this the planner sorts the whole outbox for each wave of the relay."""
 _BRIEFLY = 0.2
-_MOST_STATEMENTS = 1000
 _BEGIN = Statement("begin isolation level read committed", (), Kind.BEGIN)
 _OPEN, _CLOSE = Item(_BEGIN.sql, ()), Item("commit", ())
 _COMMIT, _ROLLBACK = Statement("commit", (), Kind.COMMIT), Statement("rollback", (), Kind.ROLLBACK)
@@ -86,7 +84,7 @@ class PostgresStore:
         self._consumers: dict[str, int] = {}
         self._served: tuple[int, ...] = ()
         self._names: dict[int, str] = {}
-        self._compiled: dict[str, Compiled] = {}
+        self._prepared = Prepared(bind, "$", shared=False)
         self._wakers: list[tuple[Callable[[], None], Callable[[], None]]] = []
 
     # -- life ----------------------------------------------------------------------------------
@@ -243,19 +241,7 @@ class PostgresStore:
         return number
 
     def prepare(self, sql: str, params: Any) -> Statement:
-        compiled = self._compiled.get(sql)
-        if compiled is None:
-            if len(self._compiled) >= _MOST_STATEMENTS:
-                self._compiled.clear()
-            compiled = self._compiled[sql] = compile_sql(sql, "$", shared=False)
-        if not compiled.names:
-            return Statement(compiled.sql)
-        try:
-            if isinstance(params, Mapping):
-                return Statement(compiled.sql, [bind(params[name]) for name in compiled.names])
-            return Statement(compiled.sql, [bind(getattr(params, name)) for name in compiled.names])
-        except (KeyError, AttributeError, TransactionError) as error:
-            raise explained(error, compiled, params, bind) from error
+        return self._prepared.statement(sql, params)
 
     # -- wake-ups ------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import apsw
 
 from eventkeel.errors import ConfigurationError
 from eventkeel.ports.store import Schema
-from eventkeel.stores.common import check_renamed
+from eventkeel.stores.common import consumers_of
 from eventkeel.stores.placeholders import ENGINES_OWN, brief, first_word
 from eventkeel.stores.sqlite.connection import fetch
 from eventkeel.stores.sqlite.unit import SQL
@@ -39,19 +39,12 @@ def framework_tables(db: apsw.Connection, path: str) -> None:
 def register(db: apsw.Connection, want: Schema, path: str, apply: bool) -> None:
     """Claim the file for the service, and its consumers' names."""
     _check_service(db, want.service, path, apply)
-    known = {name: set(handles.split()) for _, name, handles, retired in fetch(db, SQL["consumers"]) if not retired}
-    wanted = {consumer.name: set(consumer.handles) for consumer in want.consumers}
-    undecided = f"{want.service}/*"
-    known.pop(undecided, None)
-    check_renamed(known, wanted)
+    written, retired = consumers_of(fetch(db, SQL["consumers"]), want, path, apply=apply)
     if not apply:
-        if missing := wanted.keys() - known.keys():
-            names = ", ".join(sorted(missing))
-            raise ConfigurationError(f"{path} does not know {names} yet: run service {want.service!r} once")
         return
-    for name in (*sorted(wanted), undecided):
-        db.execute(SQL["add_consumer"], (name, " ".join(sorted(wanted.get(name, ())))))
-    for name in known.keys() - wanted.keys():
+    for consumer in written.items():
+        db.execute(SQL["add_consumer"], consumer)
+    for name in retired:
         db.execute(SQL["retire_consumer"], (name,))
 
 

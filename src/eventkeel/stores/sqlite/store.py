@@ -13,7 +13,7 @@ from typing import Any
 import apsw
 
 from eventkeel._sqlite import Wake, begin_immediate_async, connect
-from eventkeel.errors import ConfigurationError, NotYetSupported, TransactionError
+from eventkeel.errors import ConfigurationError, NotYetSupported
 from eventkeel.message import Slice
 from eventkeel.ports.store import (
     GateLease,
@@ -29,16 +29,13 @@ from eventkeel.ports.store import (
     StoreCaps,
     Unsent,
 )
-from eventkeel.stores.common import explained, latest
+from eventkeel.stores.common import Prepared, latest
 from eventkeel.stores.common import held as held_row
-from eventkeel.stores.placeholders import Compiled, compile_sql
 from eventkeel.stores.sqlite.connection import Handle, fetch
 from eventkeel.stores.sqlite.migrate import apply_ddl, framework_tables, register
 from eventkeel.stores.sqlite.unit import APPLIED, SKIPPED, SQL, SQLiteUnit
 from eventkeel.stores.sqlite.values import bind
 
-_MOST_STATEMENTS = 1000
-"""Compiled statements kept: SQL that is put together anew each time must not fill the memory."""
 _MOST_FREE = 16
 """Connections kept open that nobody uses."""
 _FRESH_IN_A_ROW = 100
@@ -60,7 +57,7 @@ class SQLiteStore:
         self._consumers: dict[str, int] = {}
         self._served: tuple[int, ...] = ()
         self._names: dict[int, str] = {}
-        self._compiled: dict[str, Compiled] = {}
+        self._prepared = Prepared(bind)
         self._queue = asyncio.Lock()
         self._wake: Wake | None = None
         self._wakers: list[tuple[Callable[[], None], Callable[[], None]]] = []
@@ -174,19 +171,7 @@ class SQLiteStore:
         return number
 
     def prepare(self, sql: str, params: Any) -> Statement:
-        compiled = self._compiled.get(sql)
-        if compiled is None:
-            if len(self._compiled) >= _MOST_STATEMENTS:
-                self._compiled.clear()
-            compiled = self._compiled[sql] = compile_sql(sql)
-        if not compiled.names:
-            return Statement(compiled.sql)
-        try:
-            if isinstance(params, Mapping):
-                return Statement(compiled.sql, [bind(params[name]) for name in compiled.names])
-            return Statement(compiled.sql, [bind(getattr(params, name)) for name in compiled.names])
-        except (KeyError, AttributeError, TransactionError) as error:
-            raise explained(error, compiled, params, bind) from error
+        return self._prepared.statement(sql, params)
 
     # -- wake-ups ------------------------------------------------------------------------------
 
