@@ -127,7 +127,7 @@ async def test_a_killed_broker_that_comes_back_is_survived_by_sender_and_reader(
             await sending
             while len(reader.got) == have:
                 await asyncio.sleep(0.01)
-            assert time.monotonic() - healed < 60  # the machine may be busy; tests.crash measures it
+            assert time.monotonic() - healed < 30
         async with asyncio.timeout(60):
             await reading
         check(reader.got, count)
