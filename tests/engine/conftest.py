@@ -1,4 +1,4 @@
-"""The engine's tests run on SQLite, on PostgreSQL, and with EVENTKEEL_ENGINE_ON_KAFKA=1 on Kafka and PostgreSQL."""
+"""Each test of the engine runs on SQLite, on PostgreSQL, and with EVENTKEEL_ENGINE_ON_KAFKA=1 on Kafka and PostgreSQL."""
 
 from __future__ import annotations
 
