@@ -1,5 +1,4 @@
-"""Runs that everybody can wait for; the full ones are ``python -m tests.crash`` and its neighbours
-(``tests.crash.cluster``: brokers of three that die)."""
+"""Runs that everybody can wait for; the full ones are ``python -m tests.crash`` and its neighbours."""
 
 from __future__ import annotations
 
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.crash.cluster import brokers_die
 from tests.crash.places import Where, place
 from tests.crash.rolling import rolling
 from tests.crash.run import CrashRun, Wish
@@ -43,6 +43,7 @@ def test_nothing_is_lost_twice_or_out_of_order_while_processes_and_servers_are_k
     [
         pytest.param("kafka", rolling, id="a rolling restart"),
         pytest.param("kafka", slow_handler, id="a handler slower than the poll interval"),
+        pytest.param("kafka-cluster", lambda where, folder: brokers_die(where, folder, 1), id="a broker of three dies"),
     ],
 )
 def test_under_load_nothing_is_lost_and_nobody_stands_still_for_long(

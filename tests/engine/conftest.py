@@ -1,8 +1,7 @@
-"""Each test of the engine runs on SQLite, on PostgreSQL, and with EVENTKEEL_ENGINE_ON_KAFKA=1 on Kafka and PostgreSQL."""
+"""Each test of the engine runs on SQLite, on PostgreSQL, and (slowly) on Kafka and PostgreSQL."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import psycopg
@@ -17,10 +16,11 @@ WORDS = {
     " blob": " bytea",
 }
 """Where the tests' schemas speak SQLite."""
-PLACES = ["sqlite", pytest.param("postgres", marks=pytest.mark.servers)]
-if os.environ.get("EVENTKEEL_ENGINE_ON_KAFKA"):
-    # Some minutes on a quiet machine, where each test joins a group of its own: asked for, not part of every run.
-    PLACES.append(pytest.param("kafka", marks=[pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(400)]))
+PLACES = [
+    "sqlite",
+    pytest.param("postgres", marks=pytest.mark.servers),
+    pytest.param("kafka", marks=[pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(400)]),
+]
 
 
 def _in_its_words(script: str) -> Iterator[str]:
