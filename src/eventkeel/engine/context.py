@@ -10,6 +10,7 @@ import msgspec
 
 from eventkeel import codec
 from eventkeel.codec.identity import as_text
+from eventkeel.engine.quarantine import Quarantine
 from eventkeel.engine.work import Work
 from eventkeel.handling import Encode, Scope
 from eventkeel.message import Slice
@@ -75,6 +76,7 @@ class Context:
         self.numbers = numbers
         self.undecided = f"{service}/*"
         self.source = f"/{service}"
+        self.quarantine = Quarantine()
         self._paces: dict[str, Pace] = {}
         self._crowding: dict[str, Crowding] = {}
 

@@ -91,9 +91,12 @@ class Due(Part):
         try:
             if head.lease.consumer == context.undecided:
                 return await self._tell_consumers(unit, head)
-            if head.suspect and await self._kills(unit, head):
-                return None
-            return await self._run_consumer(unit, head, context.routes.by_name[head.lease.consumer])
+            consumer = context.routes.by_name[head.lease.consumer]
+            if not head.suspect:
+                async with context.quarantine.ordinary():
+                    return await self._run_consumer(unit, head, consumer)
+            async with context.quarantine.suspect():
+                return None if await self._kills(unit, head) else await self._run_consumer(unit, head, consumer)
         except (Fenced, CommitUnknown, StoreUnavailable) as error:
             for observer in context.observers:
                 observer.trouble(f"{context.service} due", error)

@@ -151,10 +151,8 @@ class Lane(Part):
             try:
                 if part[0].refusal is not None:
                     await self._refuse(part[0])
-                elif part[0].share.suspect and not await self._may_run(part[0]):
-                    pass
                 else:
-                    again = await self._run_unit(part)
+                    again = await self._run_guarded(part)
                     # From here on nothing of a full partition runs before what has to wait there.
                     full |= {work.share for work in again if work.share.stalled}
                     if again:
@@ -191,6 +189,13 @@ class Lane(Part):
             return failed.index
         self.context.crowding(works[0].name).collided(len(works))
         return None
+
+    async def _run_guarded(self, works: Sequence[Work]) -> list[Work]:
+        if not works[0].share.suspect:
+            async with self.context.quarantine.ordinary():
+                return await self._run_unit(works)
+        async with self.context.quarantine.suspect():
+            return await self._run_unit(works) if await self._may_run(works[0]) else []
 
     async def _run_unit(self, works: Sequence[Work]) -> list[Work]:
         """One unit of work over ``works``; what has to be handed in again."""
