@@ -14,15 +14,16 @@ from pathlib import Path
 
 from eventkeel.testing.fleet import Fleet, free_port, wait_for_port
 from eventkeel.testing.nemesis import Nemesis, Tally, plan
-from shop import ledger
-from shop.brokers import READS, open_broker
+from shop.brokers import open_broker
 from shop.databases import Unreadable, reading
+from shop.epochs import epoch_violations
 from shop.foreign import Foreigner
 from shop.placing import Api, Crowd, Order, made_up
 from shop.quiet import wait_until_quiet
 from shop.running import HOST, Place
 from tests.crash import book
 from tests.crash.journal import EVERY
+from tests.crash.pair import READS, ledger
 from tests.crash.places import Where
 
 LEASE = 1.0
@@ -186,6 +187,7 @@ class CrashRun:
         self.broker = open_broker(self.place.broker)
         self.rng = random.Random(wish.seed)
         self.journal = self.place.store("journal")
+        self.pair = self.place.store("orders"), self.place.store("payment-service")
         self._twin = threading.Lock()
 
     def run(self) -> Verdict:
@@ -197,10 +199,10 @@ class CrashRun:
             settings={**self.place.settings(), "lease": f"{LEASE:g}", "log_level": "warning"},
             mutant=wish.mutant,
         )
-        fleet.add("shop.orders:service", workers=2)
-        fleet.add("shop.payments:service", workers=2)
+        fleet.add("tests.crash.pair.orders:service", workers=2)
+        fleet.add("tests.crash.pair.payments:service", workers=2)
         fleet.add("tests.crash.journal:service", workers=2)
-        fleet.add("shop.orders:service", http=f"{HOST}:{ports[0]}")
+        fleet.add("tests.crash.pair.orders:service", http=f"{HOST}:{ports[0]}")
         fleet.add("tests.crash.journal:service", http=f"{HOST}:{ports[1]}")
         fleet.start()
         try:
@@ -258,7 +260,7 @@ class CrashRun:
             crowd.join()
         foreigner.close()
         self.tell("everything is published; waiting until nothing moves any more")
-        stores = [*self.place.stores, self.journal]
+        stores = [*self.pair, self.journal]
         reads = {**READS, "journal": ("account_events",)}
         quiet = wait_until_quiet(
             self.broker, stores, done=self._complete, stalled_after=wish.stalled_after, reads=reads
@@ -276,13 +278,13 @@ class CrashRun:
         return Verdict(
             wish,
             tally,
-            ledger.read(*self.place.stores),
+            ledger.read(*self.pair),
             book.read(self.journal),
             book.duplicates(self.broker, TOPICS),
             nemesis.total("unit.fenced"),
             time.monotonic() - began,
             tuple(problems),
-            ledger.epoch_violations(stores),
+            epoch_violations(stores),
         )
 
     def _order_jobs(self, foreigner: Foreigner) -> list[Callable[[Api], None]]:
@@ -341,15 +343,15 @@ class CrashRun:
         lines = []
         for store, topic, sql in (
             (self.journal, "account_events", LOST_EVENTS),
-            (self.place.stores[0], "order_events", "select order_id, null from orders"),
+            (self.pair[0], "order_events", "select order_id, null from orders"),
         ):
             with reading(store) as database:
                 facts = database.rows(sql)
             if topic == "order_events":
-                with reading(self.place.stores[1]) as database:
+                with reading(self.pair[1]) as database:
                     paid = {order for (order,) in database.rows("select order_id from payments")}
                 facts = [fact for fact in facts if fact[0] not in paid]
-            with reading(self.journal if topic == "account_events" else self.place.stores[1]) as database:
+            with reading(self.journal if topic == "account_events" else self.pair[1]) as database:
                 rows = database.rows(
                     "select partition, position, epoch, at from eventkeel_inbox where topic = ?", [topic]
                 )
@@ -371,7 +373,7 @@ class CrashRun:
 
     def _complete(self) -> bool:
         try:
-            now, journal = ledger.read(*self.place.stores), book.read(self.journal)
+            now, journal = ledger.read(*self.pair), book.read(self.journal)
         except Unreadable:
             return False
         return now.lost == 0 and now.untold == 0 and now.orders >= self.wish.orders and journal.lost == 0
