@@ -15,7 +15,7 @@ from benchmarks.reference import Confirmed
 from benchmarks.servers import Meter, Place, Servers
 from benchmarks.where import Sampler
 from eventkeel import Service
-from eventkeel.app import Runtime
+from eventkeel.app import Runtime, spare_collector
 from eventkeel.config import Config
 from eventkeel.ports.transport import Arrival, Budget, Deliveries, Subscription
 
@@ -67,6 +67,7 @@ async def handle(here: Place, service: Service, profile: Sampler | None = None, 
     runtime = Runtime(service, config(here, **settings))
     first, confirmed = FirstMessage(runtime, here.servers, profile), Confirmed(runtime, here.count)
     await runtime.start()
+    spare_collector()  # as `eventkeel run` does
     try:
         await until(confirmed.all, runtime)
         assert first.meter is not None

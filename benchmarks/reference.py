@@ -35,7 +35,7 @@ from benchmarks.job import (
 )
 from benchmarks.services import payments
 from benchmarks.where import Sampler
-from eventkeel.app import Runtime, open_transport
+from eventkeel.app import Runtime, open_transport, spare_collector
 from eventkeel.config import Config
 from eventkeel.message import Headers, Outgoing, Slice
 from eventkeel.ports.transport import Sent, TopicWant, Topology
@@ -85,6 +85,7 @@ async def handle(settings: Config, count: int, profile: Sampler | None) -> Run:
     runtime = Runtime(payments, settings)
     confirmed = Confirmed(runtime, count)
     await runtime.start()
+    spare_collector()  # as `eventkeel run` does
     if profile:
         profile.enable()
     watch = Stopwatch()

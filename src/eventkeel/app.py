@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import importlib
 import importlib.metadata
 import os
@@ -13,7 +14,6 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Literal
-from uuid import UUID
 
 from eventkeel import codec
 from eventkeel.codec.identity import uuid7
@@ -180,7 +180,7 @@ class Runtime:
         self._parts: list[Part] = []
         self._started = False
 
-    def _new_id(self) -> UUID:
+    def _new_id(self) -> bytes:
         return uuid7(self.clock.now(), os.urandom)
 
     def _numbers(self) -> Numbers:
@@ -340,6 +340,7 @@ class Runtime:
     async def run(self, stop: asyncio.Event) -> None:
         """Until ``stop`` is set, or something happens that only an operator can mend (raised)."""
         await self.start()
+        spare_collector()
         assert self.failure is not None
         waiting: asyncio.Future[Any] = asyncio.ensure_future(stop.wait())
         try:
@@ -352,6 +353,15 @@ class Runtime:
 
 
 # ------------------------------------------------------------------ processes
+
+
+def spare_collector() -> None:
+    """For a process that is the service's own, once it is up: what was made so far stays, and a message makes no
+    cycles, so the cycle collector has little to find. Its usual thresholds make it look again and again at every
+    message of a batch, which is a tenth of the time of each."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 def lifespan(service: Service) -> contextlib.AbstractAsyncContextManager[None]:

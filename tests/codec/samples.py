@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from uuid import UUID
 
 from eventkeel import codec
 from eventkeel.codec.identity import uuid7
@@ -36,7 +35,7 @@ class SensorRead(Event, topic="codec.sensor_events", key="sensor", identity="pos
     value: float
 
 
-def new_id() -> UUID:
+def new_id() -> bytes:
     return uuid7(NOW, lambda count: b"\x07" * count)
 
 

@@ -49,7 +49,7 @@ def as_read(message: Message) -> KafkaMessage:
 def test_what_we_encode_is_the_same_event_to_the_package() -> None:
     record = codec.encode(
         NoteTaken(note_id="N-ä", text="ü"),
-        new_id=lambda: ID,
+        new_id=lambda: ID.bytes,
         source="/notes",
         now=NOW,
         correlation="c-1",

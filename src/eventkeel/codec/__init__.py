@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, get_type_hints
-from uuid import UUID
 
 import msgspec
 
@@ -29,7 +28,8 @@ class Decoded(msgspec.Struct, frozen=True, gc=False):
 
     spec: EventSpec
     event: Any
-    id: UUID
+    id: bytes
+    """16 bytes: a UUID."""
     fingerprint: bytes | None
     """Of the members present in the message; None for a type without identity: nothing to compare."""
     key: bytes
@@ -79,7 +79,7 @@ def prepare(spec: EventSpec) -> None:
 def encode(
     event: object,
     *,
-    new_id: Callable[[], UUID],
+    new_id: Callable[[], bytes],
     source: str,
     now: float,
     correlation: str | None = None,
@@ -87,8 +87,8 @@ def encode(
 ) -> Record:
     """An event as it shall lie in the outbox and on the broker: CloudEvents in binary mode.
 
-    ``new_id`` makes the id of an event without identity; with one the id is computed, so that two publishes
-    of the same fact are one event. ``now`` in Unix seconds, ``source`` a URI reference such as ``/payments``.
+    ``new_id`` makes the id (16 bytes) of an event without identity; with one the id is computed, so that two
+    publishes of the same fact are one event. ``now`` in Unix seconds, ``source`` a URI reference such as ``/payments``.
     Raises PublishError: no event class, no key, a key over 1 KB, a body over 1 MB, not encodable.
     """
     try:
@@ -98,7 +98,7 @@ def encode(
         raise PublishError(str(error)) from error
     key = _own_key(spec, event)
     body = wire.format.encode(event)
-    id = new_id().bytes if wire.by_field is None else _fact_id(wire, event)
+    id = new_id() if wire.by_field is None else _fact_id(wire, event)
     headers = wire.writer(source)(id, now, key, correlation, causation)
     return Record(id, spec.topic, key, headers, body)
 
@@ -173,11 +173,11 @@ def _newer(topic: str, spec: EventSpec, version: int) -> UnknownType:
 
 def _identify(
     wire: _Wire, event: object, envelope: cloudevents.Envelope, delivery: Delivery
-) -> tuple[UUID, bytes | None]:
+) -> tuple[bytes, bytes | None]:
     if wire.by_field is not None:
         found = members(envelope.body)
         fingerprint = compute(found, version=envelope.version, content_type=envelope.media)
-        return identity.as_uuid(_fact_id_of(wire, event)), fingerprint
+        return _fact_id_of(wire, event), fingerprint
     if envelope.type is None:
         return identity.position_id(delivery, wire.spec.type), None
     return identity.foreign_id(envelope.source, envelope.id), None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from uuid import UUID
 
 import msgspec
 
@@ -65,7 +64,7 @@ class Context:
         routes: Routes,
         clock: Clock,
         dice: Callable[[], float],
-        new_id: Callable[[], UUID],
+        new_id: Callable[[], bytes],
         observers: Sequence[Observer],
         numbers: Numbers,
     ) -> None:

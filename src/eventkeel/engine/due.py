@@ -180,7 +180,7 @@ class Due(Part):
             return await self._failed(head, UNKNOWN, held.attempts + 1, error, delivery)
         consumers = context.routes.of(held.slice.topic, decoded.type)
         again = Held(
-            event_id=decoded.id.bytes,
+            event_id=decoded.id,
             slice=held.slice,
             position=held.position,
             key=head.lease.key,

@@ -102,7 +102,7 @@ class Intake(Part):
             self._pass_over(delivery, share, now, decoded.type)
             return
         arrived = Arrived(delivery, share, len(consumers), now)
-        event_id, key = decoded.id.bytes, decoded.key
+        event_id, key = decoded.id, decoded.key
         for observer in self.context.observers:
             observer.received(tell(delivery, event_id, decoded.type, 1, ""))
         lane = self._lanes[hash((topic, key)) % len(self._lanes)]
