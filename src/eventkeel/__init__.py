@@ -15,6 +15,7 @@ from eventkeel.errors import (
     RowsMismatch,
     SignatureError,
     StatementRefused,
+    StepRefused,
     StoreUnavailable,
     TransactionAborted,
     TransactionClosed,
@@ -22,10 +23,11 @@ from eventkeel.errors import (
     UnknownType,
 )
 from eventkeel.event import Event, event
-from eventkeel.handling import Steps, SyncTransaction, Transaction
+from eventkeel.handling import SyncTransaction, Transaction
 from eventkeel.message import Delivery, Headers
 from eventkeel.policy.retry import Retry
 from eventkeel.service import Service
+from eventkeel.steps import Steps, SyncSteps
 
 __all__ = [
     "BrokerUnavailable",
@@ -46,8 +48,10 @@ __all__ = [
     "Service",
     "SignatureError",
     "StatementRefused",
+    "StepRefused",
     "Steps",
     "StoreUnavailable",
+    "SyncSteps",
     "SyncTransaction",
     "Transaction",
     "TransactionAborted",

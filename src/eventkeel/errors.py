@@ -11,6 +11,7 @@
     │   └── LimitExceeded         refused before parsing: too large, too deep, too many
     ├── UnknownType               no class is declared for this type yet              (waits)
     ├── FinalError                raise it in a handler: no retry can help            (final)
+    ├── StepRefused               a handler's steps cannot be journalled as asked      (final)
     ├── TransactionError          the transaction cannot go on as asked
     │   ├── TransactionAborted    it ended before its commit; nothing was applied
     │   ├── TransactionClosed     it is over; its handle was kept too long
@@ -97,6 +98,13 @@ class UnknownType(EventkeelError):
 
 class FinalError(EventkeelError):
     """Raise it in a handler to say that no retry can help: the delivery is dead-lettered."""
+
+    final = True
+
+
+class StepRefused(EventkeelError):
+    """A handler's steps cannot go on as written: a name twice, a step after the transaction, a result that is no
+    JSON. The message says what to write instead; no retry can help."""
 
     final = True
 

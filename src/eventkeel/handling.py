@@ -1,4 +1,4 @@
-"""What a handler receives: ``Transaction`` (or ``SyncTransaction``), ``Delivery``, later ``Steps``.
+"""What a handler receives: ``Transaction`` (or ``SyncTransaction``). ``Steps`` are in steps.py.
 
 A transaction here is a view of one delivery on the unit of work that it shares with others. Its
 statements are queued and sent in order; each carries its delivery, so that a failure is that
@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
+from datetime import datetime, timedelta
+from math import isfinite
 from typing import Any
 from uuid import UUID
 
 from eventkeel.codec.identity import as_uuid
 from eventkeel.drive import drive, drive_sync
-from eventkeel.errors import NotYetSupported, RowsMismatch, StoreUnavailable, TransactionClosed
+from eventkeel.errors import PublishError, RowsMismatch, StoreUnavailable, TransactionClosed
 from eventkeel.ports.store import Kind, Op, PipelineFailed, Record, Reply, Row, Statement, Store, Unit
 
 Params = Mapping[str, Any] | object
@@ -55,6 +57,7 @@ class Scope:
         "savepoints",
         "shared",
         "store",
+        "timers",
         "unavailable",
         "unit",
     )
@@ -65,6 +68,8 @@ class Scope:
         """It belongs to deliveries, perhaps of several handlers; not: a transaction outside."""
         self.queue: list[Queued] = []
         self.records: list[Record] = []
+        self.timers: list[tuple[Record, float]] = []
+        """What is published for later, with when it is due (Unix seconds)."""
         self.savepoints = 0
         self.closed = False
         self.broken: BaseException | None = None
@@ -102,6 +107,13 @@ class Scope:
                 self.failed = QueuedWriteFailed(each.index, mismatch)
                 raise self.failed
 
+    def settle(self) -> Op[None]:
+        """Send what is queued, and write down what is published for later."""
+        yield from self.flush()
+        if self.timers:
+            timers, self.timers = self.timers, []
+            yield from self.unit.schedule([record for record, _ in timers], [due for _, due in timers])
+
     def note(self, error: Exception) -> None:
         """A statement's error is on its way to the handler."""
         if isinstance(error, StoreUnavailable):
@@ -113,6 +125,7 @@ class Scope:
         self.closed = True
         self.queue = []
         self.records = []
+        self.timers = []
 
 
 class _Base:
@@ -151,22 +164,22 @@ class _Base:
         else:
             scope.queue.append(queued)
 
-    def publish(self, event: object, *, delay: float | None = None, at: object = None) -> UUID:
+    def publish(self, event: object, *, delay: timedelta | float | None = None, at: datetime | None = None) -> UUID:
         """Publish with this transaction's commit, or not at all. Returns the event's id.
 
         Encoding, routing and size are checked here, in the author's call: raises PublishError.
-        ``delay`` (seconds) and ``at`` (a time) are refused in this version.
+        ``delay`` (seconds, or a timedelta) or ``at`` (a time with its zone): publish it then, or later, never before;
+        ``cancel`` takes it back until then. It joins the order of its key when it is due. While an event waits, the
+        same one (with an identity: the same fact) is not scheduled again: the first time stays.
         """
         scope = self._open()
-        if delay is not None or at is not None:
-            raise NotYetSupported("publish(delay=…, at=…) needs timers, which this version does not have yet")
+        due = due_at(scope.now, delay, at)
         record = scope.encode(event, scope, self._index)
-        scope.records.append(record)
+        if due is None:
+            scope.records.append(record)
+        else:
+            scope.timers.append((record, due))
         return as_uuid(record.event_id)
-
-    def cancel(self, id: UUID) -> None:
-        """Cancel a timer. Refused in this version."""
-        raise NotYetSupported("cancel() needs timers, which this version does not have yet")
 
     # -- operations, run by the two drivers ---------------------------------------------------
 
@@ -180,6 +193,11 @@ class _Base:
             scope.note(error)
             raise
 
+    def _cancel(self, id: UUID) -> Op[bool]:
+        scope = self._open()
+        yield from scope.settle()
+        return (yield from scope.unit.cancel(id.bytes))
+
     def _lend(self) -> Op[None]:
         """Everything of this transaction has to have reached the database, its BEGIN too."""
         yield from self._open().flush()
@@ -188,7 +206,7 @@ class _Base:
 
     def _enter(self) -> Op[tuple[str, int]]:
         scope = self._open()
-        yield from scope.flush()
+        yield from scope.settle()
         name = f"eventkeel_{scope.savepoints}"
         yield from scope.unit.savepoint(name)
         scope.savepoints += 1
@@ -196,7 +214,7 @@ class _Base:
 
     def _leave(self, name: str) -> Op[None]:
         scope = self._open()
-        yield from scope.flush()
+        yield from scope.settle()
         yield from scope.unit.release(name)
         scope.savepoints -= 1
 
@@ -205,6 +223,7 @@ class _Base:
         if scope.closed:
             return
         scope.queue.clear()
+        scope.timers.clear()
         del scope.records[records:]
         scope.savepoints -= 1
         yield from scope.unit.rollback_to(name)
@@ -244,10 +263,16 @@ class Transaction(_Base):
         row = await self.fetch_one(sql, params)
         return row[0] if row else None
 
+    async def cancel(self, id: UUID) -> bool:
+        """Take back an event that was published with ``delay`` or ``at``, in this transaction or an earlier one, by
+        the id that ``publish`` returned. False: there is none (any more); it may have been published."""
+        cancelled: bool = await self._run(self._cancel(id))
+        return cancelled
+
     @contextlib.asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
-        """A part that can fail alone: an exception leaving the block undoes its writes and drops
-        the events published in it; catch it around the block. Queued writes are sent on entry and
+        """A part that can fail alone: an exception leaving the block undoes its writes and cancels, and drops
+        the events published in it, for now or for later; catch it around the block. Queued writes are sent on entry and
         before release, so their errors are raised inside the ``async with``."""
         name, records = await self._run(self._enter())
         try:
@@ -292,6 +317,11 @@ class SyncTransaction(_Base):
         row = self.fetch_one(sql, params)
         return row[0] if row else None
 
+    def cancel(self, id: UUID) -> bool:
+        """As ``Transaction.cancel``."""
+        cancelled: bool = self._run(self._cancel(id))
+        return cancelled
+
     @contextlib.contextmanager
     def savepoint(self) -> Iterator[None]:
         """As ``Transaction.savepoint``."""
@@ -309,8 +339,20 @@ class SyncTransaction(_Base):
         return self._scope.unit.native
 
 
-class Steps:
-    """Journalled calls to third parties. Declared so that asking for them is refused with a reason."""
+def due_at(now: float, delay: timedelta | float | None, at: datetime | None) -> float | None:
+    """When an event is to be published, in Unix seconds; None: with the commit. Raises PublishError."""
+    if at is not None:
+        if delay is not None:
+            raise PublishError("say delay= or at=, not both")
+        if getattr(at, "tzinfo", None) is None:  # what is no datetime at all, too
+            raise PublishError(f"at= takes a datetime with its zone, such as datetime.now(UTC), not {at!r}")
+        return at.timestamp()
+    if delay is None:
+        return None
+    seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
+    if not isfinite(seconds) or seconds < 0:
+        raise PublishError(f"delay= takes seconds from 0 on, or a timedelta, not {delay!r}")
+    return now + seconds
 
 
 def _brief(sql: str) -> str:

@@ -3,6 +3,7 @@
 (event: E)                      the event; ``A | B`` for a handler on several types
 (events: list[E])               a batch handler
 Transaction / SyncTransaction   effects, in this unit of work
+Steps / SyncSteps               calls to third parties, and one unit of work at the end
 Delivery / list[Delivery]       ids, attempt, headers, position, logger
 AsyncSession / Session          SQLAlchemy's, on the same transaction
 anything given by provide()     made by its factory for each call
@@ -19,13 +20,14 @@ from typing import Any, Literal
 
 import msgspec
 
-from eventkeel.errors import ConfigurationError, NotYetSupported, SignatureError
+from eventkeel.errors import ConfigurationError, SignatureError
 from eventkeel.event import EventSpec, spec_of
-from eventkeel.handling import Steps, SyncTransaction, Transaction
+from eventkeel.handling import SyncTransaction, Transaction
 from eventkeel.message import Delivery
 from eventkeel.policy.retry import Retry
+from eventkeel.steps import Steps, SyncSteps
 
-Want = Literal["event", "events", "tx", "delivery", "deliveries", "session"] | Callable[[], Any]
+Want = Literal["event", "events", "tx", "steps", "delivery", "deliveries", "session"] | Callable[[], Any]
 
 
 class Consumer(msgspec.Struct, frozen=True, eq=False):
@@ -44,6 +46,8 @@ class Consumer(msgspec.Struct, frozen=True, eq=False):
     """It wants exactly (event, tx), by position: the fast way to call it."""
     session: bool = False
     """It wants an SQLAlchemy session. Under that name it is called with the transaction, and makes one of it."""
+    steps: bool = False
+    """It talks to third parties: runs alone, with no transaction open."""
 
     def arguments(self, event: object, tx: object, delivery: object) -> dict[str, Any]:
         """Keyword arguments for one delivery (or, for a batch handler, lists)."""
@@ -52,7 +56,7 @@ class Consumer(msgspec.Struct, frozen=True, eq=False):
             match want:
                 case "event" | "events":
                     made[name] = event
-                case "tx" | "session":
+                case "tx" | "session" | "steps":
                     made[name] = tx
                 case "delivery" | "deliveries":
                     made[name] = delivery
@@ -86,6 +90,9 @@ def make_consumer(
     kinds = [want for _, want in wants]
     sync = not inspect.iscoroutinefunction(call)
     _check_kinds(kinds, sync, hints, where)
+    steps = "steps" in kinds
+    if steps:
+        _check_steps(kinds, exclusive, where)
     batch = "events" in kinds
     names = [n for n, _ in wants]
     parameters = list(inspect.signature(call).parameters.values())
@@ -97,7 +104,7 @@ def make_consumer(
     session = "session" in kinds
     if session:
         call = _with_session(call, wants, hints, sync, where)
-    return Consumer(f"{service}/{name}", call, specs, wants, batch, sync, exclusive, retry, plain, session)
+    return Consumer(f"{service}/{name}", call, specs, wants, batch, sync, exclusive, retry, plain, session, steps)
 
 
 def _with_session(
@@ -151,8 +158,8 @@ def _want(
         return "tx"
     if hint is Delivery:
         return "delivery"
-    if hint is Steps:
-        raise NotYetSupported(f"{where}: Steps (journalled calls to third parties) come with a later version")
+    if hint is Steps or hint is SyncSteps:
+        return "steps"
     provider = providers.get(hint)
     if provider is not None:
         return provider
@@ -162,7 +169,8 @@ def _want(
     unknown = getattr(hint, "__name__", hint)
     raise SignatureError(
         f"{where}: nothing can be given for {name}: {unknown}. Ask for the event "
-        f"({wanted}, or list[{wanted}]), Transaction, Delivery, or say service.provide({unknown}, …) above the handler"
+        f"({wanted}, or list[{wanted}]), Transaction or Steps, Delivery, or say service.provide({unknown}, …) "
+        "above the handler"
     )
 
 
@@ -175,7 +183,7 @@ def _members(hint: Any) -> set[Any]:
 def _check_kinds(kinds: list[Want], sync: bool, hints: Mapping[str, Any], where: str) -> None:
     if kinds.count("event") + kinds.count("events") != 1:
         raise SignatureError(f"{where}: ask for the event exactly once")
-    for kind in ("tx", "delivery", "deliveries", "session"):
+    for kind in ("tx", "steps", "delivery", "deliveries", "session"):
         if kinds.count(kind) > 1:
             raise SignatureError(f"{where}: asks for {kind} twice")
     if "events" in kinds and "delivery" in kinds:
@@ -186,6 +194,28 @@ def _check_kinds(kinds: list[Want], sync: bool, hints: Mapping[str, Any], where:
         raise SignatureError(f"{where}: a synchronous handler asks for SyncTransaction (or write async def)")
     if not sync and SyncTransaction in hints.values():
         raise SignatureError(f"{where}: an async handler asks for Transaction, not SyncTransaction")
+    if sync and Steps in hints.values():
+        raise SignatureError(f"{where}: a synchronous handler asks for SyncSteps (or write async def)")
+    if not sync and SyncSteps in hints.values():
+        raise SignatureError(f"{where}: an async handler asks for Steps, not SyncSteps")
+
+
+def _check_steps(kinds: list[Want], exclusive: bool, where: str) -> None:
+    """No transaction is open while a handler with steps runs: what would need one is refused."""
+    if "tx" in kinds:
+        raise SignatureError(
+            f"{where}: asks for a transaction and for steps. Keep the steps, and write at the end: "
+            "async with steps.transaction() as tx"
+        )
+    if "session" in kinds:
+        raise SignatureError(f"{where}: a session needs a transaction, and none is open while steps run; leave it out")
+    if "events" in kinds:
+        raise SignatureError(f"{where}: a handler with steps takes one event at a time; ask for the event, not a list")
+    if exclusive:
+        raise SignatureError(
+            f"{where}: exclusive=True holds a lock for as long as its transaction, and a handler with steps has none "
+            "while it calls others. Leave it out: deliveries of one key come one after another anyway"
+        )
 
 
 class Routes:

@@ -16,13 +16,11 @@ from eventkeel import (
     ConfigurationError,
     Delivery,
     Event,
-    NotYetSupported,
     PublishError,
     Retry,
     Service,
     SignatureError,
     StatementRefused,
-    Steps,
     SyncTransaction,
     Transaction,
     TransactionClosed,
@@ -48,14 +46,6 @@ def test_a_handler_may_not_ask_for_what_nobody_gives() -> None:
 
         @service.on(Ordered)
         async def pay(order: Ordered, clock: datetime) -> None: ...
-
-
-def test_steps_are_refused_with_the_reason() -> None:
-    service = Service("s")
-    with pytest.raises(NotYetSupported, match="later version"):
-
-        @service.on(Ordered)
-        async def pay(order: Ordered, steps: Steps) -> None: ...
 
 
 def test_a_service_is_asynchronous_or_synchronous_as_a_whole() -> None:
@@ -211,10 +201,6 @@ async def test_what_cannot_be_published_is_said_in_the_authors_call() -> None:
             tx.publish(Wide(id="1", text="x" * 2_000_000))
         with pytest.raises(PublishError):
             tx.publish("not an event")
-        with pytest.raises(NotYetSupported):
-            tx.publish(Wide(id="1"), delay=5)
-        with pytest.raises(NotYetSupported):
-            tx.cancel(uuid4())
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from eventkeel.ports.store import Verdict
 from eventkeel.stores.postgres import PostgresStore
 from eventkeel.stores.postgres import migrate as migrate_module
 from eventkeel.stores.postgres.url import parse
-from eventkeel.testing.store_kit import GROUP, NOW, TABLE, TTL, Workbench, claim, wanted
+from eventkeel.testing.store_kit import GROUP, NOW, TABLE, TTL, Workbench, claim, record, wanted
 from eventkeel.testing.store_suite import INSERT, NOTES
 from tests.stores.postgres_kit import Place, Proxy, until
 from tools.realservers import Server, ServersError, install
@@ -282,12 +282,27 @@ def newer(monkeypatch: pytest.MonkeyPatch, script: str, *, oldest: int) -> Itera
     """The next version of Eventkeel, whose tables differ by ``script``."""
     with monkeypatch.context() as patch:
         real = migrate_module._script
-        patch.setattr(migrate_module, "VERSION", 2)
+        patch.setattr(migrate_module, "VERSION", 3)
         patch.setattr(migrate_module, "OLDEST", oldest)
         patch.setattr(
-            migrate_module, "_script", lambda name: script.encode() if name == "migrations/0002.sql" else real(name)
+            migrate_module, "_script", lambda name: script.encode() if name == "migrations/0003.sql" else real(name)
         )
         yield migrate_module
+
+
+BACK_TO_THE_FIRST = """
+drop table eventkeel_journal, eventkeel_timer;
+update eventkeel_meta set value = '1' where name = 'schema'
+"""
+
+
+async def test_what_the_first_version_made_is_brought_up_to_date(pga: Workbench, place: Place) -> None:
+    await pga.store()
+    place.do(BACK_TO_THE_FIRST)
+    store = await pga.store()
+    async with pga.unit(store) as unit:
+        await unit.run(unit.unit.schedule([record(1)], [NOW]))
+    assert place.ask("select value from eventkeel_meta where name = 'schema'") == [("2",)]
 
 
 ADDS = "alter table eventkeel_inbox add column more text; create table eventkeel_more (a integer)"
@@ -302,20 +317,20 @@ async def test_two_versions_run_side_by_side(pga: Workbench, place: Place, monke
         await pga.store()  # and a second process of it finds everything done
     assert place.ask("select name, value from eventkeel_meta where name in ('schema', 'oldest') order by 1") == [
         ("oldest", "1"),
-        ("schema", "2"),
+        ("schema", "3"),
     ]
     again = await pga.store()  # an old one that starts now
     for number, store in enumerate((old, new, again), start=2):
         async with pga.unit(store) as unit:
             assert await unit.claim(claim(1), claim(number)) == [DONE, NEW]
-    assert place.ask("select value from eventkeel_meta where name = 'schema'") == [("2",)]  # and it put nothing back
+    assert place.ask("select value from eventkeel_meta where name = 'schema'") == [("3",)]  # and it put nothing back
 
 
 async def test_tables_that_are_too_new_are_refused(
     pga: Workbench, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await pga.store()
-    with newer(monkeypatch, ADDS, oldest=2):
+    with newer(monkeypatch, ADDS, oldest=3):
         await pga.store()
     error = await refused(place.store())
     assert isinstance(error, ConfigurationError)

@@ -224,7 +224,7 @@ def head_unit(
     begun()
     try:
         yield from call_handler(unit, scope, work, consumer, 0)
-        yield from scope.flush()
+        yield from scope.settle()
         yield from unit.append(scope.records, scope.now)
         gone = yield from _finish(unit, head, HeadOutcome("applied"), scope.now)
         point("due.before_commit")

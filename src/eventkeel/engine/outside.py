@@ -93,7 +93,7 @@ def _commit(unit: Unit, scope: Scope) -> Program[None]:
             "an SQL error was caught outside a savepoint; nothing of this transaction was applied. Put the "
             f"statement into 'with tx.savepoint():'. The error was: {scope.broken}"
         ) from scope.broken
-    yield from scope.flush()
+    yield from scope.settle()
     yield from unit.append(scope.records, scope.now)
     point("outside.before_commit")
     yield from unit.commit()

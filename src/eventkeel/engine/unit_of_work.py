@@ -83,7 +83,7 @@ def unit_of_work(
         if works[0].marked:
             yield from unit.clear_attempt(consumer.name, works[0].event_id)
         point("unit.handled")
-        yield from scope.flush()
+        yield from scope.settle()
         limits.handled(limits.clock() - started)
         yield from unit.append(scope.records, scope.now)
         point("unit.before_commit")

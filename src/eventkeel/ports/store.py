@@ -351,7 +351,32 @@ class Unit(Protocol):
     def clear_attempt(self, consumer: str, event_id: bytes) -> Op[None]: ...
 
     def schedule(self, records: Sequence[Record], due: Sequence[float]) -> Op[None]:
-        """Timers. Refused in this version."""
+        """Keep events until they are due (Unix seconds), under their ids; one that waits already stays as it is."""
+        ...
+
+    def cancel(self, event_id: bytes) -> Op[bool]:
+        """Forget an event that waits until it is due. False: there is none."""
+        ...
+
+    def fire(self, now: float, limit: int) -> Op[int]:
+        """Move events that are due to the outbox, in the order in which they are due; how many. Of all processes one
+        at a time does: another one moves none."""
+        ...
+
+    def recall(self, consumer: str, event_id: bytes) -> Op[dict[str, bytes]]:
+        """The journalled steps of a delivery, with their results."""
+        ...
+
+    def journal(self, consumer: str, event_id: bytes, step: str, result: bytes, now: float) -> Op[bytes]:
+        """Journal a step's result unless it has one; the result that counts."""
+        ...
+
+    def forget_steps(self, consumer: str, event_id: bytes) -> Op[None]:
+        """The delivery is applied: nobody will ask for its steps again."""
+        ...
+
+    def hold_gate(self, lease: GateLease, until: float) -> Op[bool]:
+        """Prolong the lease of a waiting key while its head runs. False: it is not ours any more."""
         ...
 
     def commit(self) -> Op[None]:
@@ -450,12 +475,12 @@ class Store(Protocol):
         """The head behind the one just applied, while the gate is still leased by us."""
         ...
 
-    async def journal(self, consumer: str, event_id: bytes, step: str, result: bytes | None) -> bytes | None:
-        """Steps. Refused in this version."""
+    async def next_timer(self) -> float | None:
+        """When the next event that was published for later is due, or None."""
         ...
 
     async def purge(self, *, before: float, limit: int) -> int:
-        """Forget applied and skipped inbox rows older than ``before``; never a parked or dead one."""
+        """Forget applied and skipped inbox rows older than ``before``; never a parked or dead one, nor its steps."""
         ...
 
     def on_commit(self, *, outbox: Callable[[], None], gates: Callable[[], None]) -> None:

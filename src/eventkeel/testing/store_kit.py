@@ -225,6 +225,11 @@ class Workbench:
         async with self.unit(store) as unit:
             return await unit.finish(head, outcome, what=what, now=NOW + 2)
 
+    async def fire(self, store: Store, now: float, *, limit: int = 100) -> int:
+        """Send what is due."""
+        async with self.unit(store) as unit:
+            return await unit.run(unit.unit.fire(now, limit))
+
     async def owned(self, store: Store, *slices: Slice, member: str = ME, now: float = NOW) -> list[Owned]:
         return await store.take(GROUP, member, slices, ttl=TTL, now=now)
 

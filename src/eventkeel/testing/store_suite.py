@@ -8,7 +8,8 @@ asynchronous and with the synchronous driver.
         def catalogue(self, store: Store) -> Catalogue:
             return MyCatalogue(store)
 
-Needs pytest and pytest-asyncio. Waiting keys, dead letters and operators: ``store_keys``.
+Needs pytest and pytest-asyncio. Waiting keys, dead letters and operators: ``store_keys``; steps and timers:
+``store_later``.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from uuid import UUID
 import pytest
 import pytest_asyncio
 
-from eventkeel.errors import ConfigurationError, NotYetSupported, StatementRefused, TransactionAborted, TransactionError
+from eventkeel.errors import ConfigurationError, StatementRefused, TransactionAborted, TransactionError
 from eventkeel.message import Slice
 from eventkeel.ports.catalogue import Catalogue
 from eventkeel.ports.store import ConsumerName, PipelineFailed, Store, Verdict
@@ -52,6 +53,7 @@ from eventkeel.testing.store_kit import (
     record,
     wanted,
 )
+from eventkeel.testing.store_later import LaterSuite
 
 NEW, DONE, CONFLICT = Verdict.NEW, Verdict.DONE, Verdict.CONFLICT
 INSERT = "insert into paid (number, note) values (:number, :note)"
@@ -63,7 +65,7 @@ REFUSED = [
 
 
 @pytest.mark.asyncio
-class StoreSuite(KeySuite):
+class StoreSuite(KeySuite, LaterSuite):
     """Subclass it and say how a store is made."""
 
     types = "exact numeric, flag boolean, id uuid, at timestamp, raw blob, word text, whole integer, part real"
@@ -519,11 +521,3 @@ class StoreSuite(KeySuite):
         await store.open()
         await store.migrate(wanted(), apply=True)
         assert await bench.rows(store, NOTES) == []
-
-    async def test_what_comes_later_is_refused(self, bench: Workbench) -> None:
-        store = await bench.store()
-        async with bench.begun(store) as unit:
-            with pytest.raises(NotYetSupported):
-                await unit.run(unit.unit.schedule([record(1)], [NOW + 5]))
-        with pytest.raises(NotYetSupported):
-            await store.journal(PAY, event_id(1), "charge", None)

@@ -17,7 +17,7 @@ from eventkeel.stores.placeholders import ENGINES_OWN, brief, first_word, statem
 from eventkeel.stores.postgres.unit import SQL
 from eventkeel.stores.postgres.url import Address
 
-VERSION = 1
+VERSION = 2
 """Of our tables. Version N is schema.sql and the files migrations/0002.sql … 000N.sql after it."""
 OLDEST = 1
 """The oldest version whose programs can work on tables of VERSION: while a deploy rolls, N and N-1 run side by side,

@@ -53,6 +53,43 @@ select r.event_id, r.shard, ($3::text[])[r.t], r.key, r.headers, r.body, $7::flo
 from unnest($1::uuid[], $2::int4[], $8::int4[], $4::bytea[], $5::bytea[], $6::bytea[]) with ordinality
   as r (event_id, shard, t, key, headers, body, n) order by r.n
 
+-- name: schedule
+insert into eventkeel_timer (event_id, topic, key, headers, body, due)
+select r.event_id, r.topic, r.key, r.headers, r.body, r.due
+from unnest($1::uuid[], $2::text[], $3::bytea[], $4::bytea[], $5::bytea[], $6::float8[]) with ordinality
+  as r (event_id, topic, key, headers, body, due, n) order by r.n
+on conflict do nothing
+
+-- name: cancel
+delete from eventkeel_timer where event_id = $1::uuid returning 1
+
+-- name: try_lock
+select pg_try_advisory_xact_lock($1::int8)
+
+-- name: due_timers
+-- without those that are being cancelled: who waited for the end of that would wait in everybody's way
+select number, event_id, topic, key, headers, body from eventkeel_timer where due <= $1::float8
+order by due, number limit $2::int4 for update skip locked
+
+-- name: drop_timers
+delete from eventkeel_timer where number = any($1::int8[])
+
+-- name: next_timer
+select min(due) from eventkeel_timer
+
+-- name: recall
+select step, result from eventkeel_journal where event_id = $1::uuid and consumer = $2::int4
+
+-- name: journal
+insert into eventkeel_journal (event_id, consumer, step, result, at)
+values ($1::uuid, $2::int4, $3::text, $4::bytea, $5::float8) on conflict do nothing
+
+-- name: journalled
+select result from eventkeel_journal where event_id = $1::uuid and consumer = $2::int4 and step = $3::text
+
+-- name: forget_steps
+delete from eventkeel_journal where event_id = $1::uuid and consumer = $2::int4
+
 -- name: lock_gate
 select 1 from eventkeel_gate where topic = $1::text and key = $2::bytea and consumer = $3::int4 for update
 
@@ -80,6 +117,10 @@ and epoch = $4::int8 and owner <> ''
 -- name: lock_gate_ours
 select 1 from eventkeel_gate where consumer = $1::int4 and topic = $2::text and key = $3::bytea
 and epoch = $4::int8 and owner <> '' for update
+
+-- name: hold_gate
+update eventkeel_gate set until = $1::float8 where consumer = $2::int4 and topic = $3::text and key = $4::bytea
+and epoch = $5::int8 and owner <> '' returning 1
 
 -- name: drop_held
 delete from eventkeel_held where number = $1::int8
@@ -238,6 +279,11 @@ and at < $1::float8 and state in (0, 3)
 
 -- name: purge_attempts
 delete from eventkeel_attempt where at < $1::float8
+
+-- name: purge_steps
+-- not those of a delivery that is parked or dead: a redrive goes on from them
+delete from eventkeel_journal j where at < $1::float8 and not exists (
+  select 1 from eventkeel_inbox i where i.event_id = j.event_id and i.consumer = j.consumer and i.state in (1, 2))
 
 -- name: consumers
 select id, name, handles, retired from eventkeel_consumer

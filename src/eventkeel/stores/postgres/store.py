@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import psycopg
 
 from eventkeel.drive import drive
-from eventkeel.errors import ConfigurationError, Contention, NotYetSupported, StoreUnavailable
+from eventkeel.errors import ConfigurationError, Contention, StoreUnavailable
 from eventkeel.message import Slice
 from eventkeel.ports.store import (
     GateLease,
@@ -448,12 +448,14 @@ class PostgresStore:
 
     # -- the rest ------------------------------------------------------------------------------
 
-    async def journal(self, consumer: str, event_id: bytes, step: str, result: bytes | None) -> bytes | None:
-        raise NotYetSupported("Steps come with a later version")
+    async def next_timer(self) -> float | None:
+        due: float | None = (await self.rows("next_timer"))[0][0]
+        return due
 
     async def purge(self, *, before: float, limit: int) -> int:
         def body() -> Op[int]:
             yield Statement(SQL["purge_attempts"], (b"%r" % before,))
+            yield Statement(SQL["purge_steps"], (b"%r" % before,))
             return (yield Statement(SQL["purge"], (b"%r" % before, b"%d" % limit))).affected
 
         return await self.run(body())

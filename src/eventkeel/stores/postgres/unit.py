@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from eventkeel._sql import load_queries
-from eventkeel.errors import NotYetSupported
 from eventkeel.fingerprint import conflicts
 from eventkeel.message import Slice
 from eventkeel.ports.store import (
@@ -258,9 +257,47 @@ class PostgresUnit:
         yield Statement(SQL["append"], params, Kind.LATER)
         self._news = True
 
+    # -- timers --------------------------------------------------------------------------------
+
     def schedule(self, records: Sequence[Record], due: Sequence[float]) -> Op[None]:
-        yield from ()
-        raise NotYetSupported("timers come with a later version")
+        params = (
+            uuids([record.event_id for record in records]),
+            texts([record.topic for record in records]),
+            byteas([record.key for record in records]),
+            byteas([record.headers for record in records]),
+            byteas([record.body for record in records]),
+            b"{%s}" % b",".join(b"%r" % at for at in due),
+        )
+        yield Statement(SQL["schedule"], params, Kind.LATER)
+        self._gates_changed = True
+
+    def cancel(self, event_id: bytes) -> Op[bool]:
+        return bool((yield Statement(SQL["cancel"], (Binary(event_id),))).rows)
+
+    def fire(self, now: float, limit: int) -> Op[int]:
+        """Under one lock for all: two processes at once would append what is due in any order."""
+        if not (yield Statement(SQL["try_lock"], (b"%d" % self._locks.number(b"timers"),))).rows[0][0]:
+            return 0
+        rows = (yield Statement(SQL["due_timers"], (b"%r" % now, b"%d" % limit))).rows
+        if rows:
+            yield Statement(SQL["drop_timers"], (int8s([number for number, *_ in rows]),), Kind.LATER)
+            yield from self.append([Record(event_id.bytes, *row) for _, event_id, *row in rows], now)
+        return len(rows)
+
+    # -- steps ---------------------------------------------------------------------------------
+
+    def recall(self, consumer: str, event_id: bytes) -> Op[dict[str, bytes]]:
+        return dict((yield Statement(SQL["recall"], (Binary(event_id), b"%d" % self._id(consumer)))).rows)
+
+    def journal(self, consumer: str, event_id: bytes, step: str, result: bytes, now: float) -> Op[bytes]:
+        """Two statements: the second one's snapshot is younger than what the first may have waited for."""
+        place = (Binary(event_id), b"%d" % self._id(consumer), text(step))
+        yield Statement(SQL["journal"], (*place, Binary(result), b"%r" % now), Kind.LATER)
+        counts: bytes = (yield Statement(SQL["journalled"], place)).rows[0][0]
+        return counts
+
+    def forget_steps(self, consumer: str, event_id: bytes) -> Op[None]:
+        yield Statement(SQL["forget_steps"], (Binary(event_id), b"%d" % self._id(consumer)), Kind.LATER)
 
     # -- gates and dead letters ----------------------------------------------------------------
 
@@ -335,6 +372,10 @@ class PostgresUnit:
         what = (Binary(held.headers), _binary(held.body), b"%r" % held.time, text(held.type), _binary(held.fingerprint))
         why = (b"%d" % held.attempts, text(held.reason), text(held.error[:4096]), b"%r" % now)
         yield Statement(SQL["hold"], where + what + why)
+
+    def hold_gate(self, lease: GateLease, until: float) -> Op[bool]:
+        place = (b"%d" % self._id(lease.consumer), lease.topic.encode(), Binary(lease.key), b"%d" % lease.epoch)
+        return bool((yield Statement(SQL["hold_gate"], (b"%r" % until, *place))).rows)
 
     def finish_head(self, lease: GateLease, held: Held, outcome: HeadOutcome, now: float) -> Op[Gone]:
         consumer = self._id(lease.consumer)

@@ -17,7 +17,10 @@ from eventkeel.stores.sqlite.connection import fetch
 from eventkeel.stores.sqlite.unit import SQL
 
 VERSION = 1
-"""Of schema.sql. A later one brings the statements that lead to it from the one before."""
+"""Of what a program has to know of schema.sql to work on the file."""
+NEWEST = "eventkeel_timer"
+"""What schema.sql made last. Tables that an older program does without are no new version: they are made where they
+are missing, so that while a deploy rolls the older one still opens the file."""
 
 
 def framework_tables(db: apsw.Connection, path: str) -> None:
@@ -29,7 +32,7 @@ def framework_tables(db: apsw.Connection, path: str) -> None:
             f"{path} was written by a newer Eventkeel (schema {rows[0][0]}; this one knows {VERSION}): run that one, "
             "or restore the copy from before its upgrade"
         )
-    if rows:
+    if fetch(db, "select 1 from sqlite_schema where name = ?", (NEWEST,)):
         return
     db.execute(resources.files("eventkeel.stores.sqlite").joinpath("schema.sql").read_text("utf-8"))
     db.execute(SQL["put_meta"], ("schema", str(VERSION)))

@@ -36,6 +36,33 @@ update eventkeel_inbox set state = ?, at = ? where event_id = ? and consumer = ?
 -- name: append
 insert into eventkeel_outbox (event_id, topic, key, headers, body, at) values (?, ?, ?, ?, ?, ?)
 
+-- name: schedule
+insert into eventkeel_timer (event_id, topic, key, headers, body, due) values (?, ?, ?, ?, ?, ?) on conflict do nothing
+
+-- name: cancel
+delete from eventkeel_timer where event_id = ? returning 1
+
+-- name: due_timers
+select number, event_id, topic, key, headers, body from eventkeel_timer where due <= ? order by due, number limit ?
+
+-- name: drop_timer
+delete from eventkeel_timer where number = ?
+
+-- name: next_timer
+select min(due) from eventkeel_timer
+
+-- name: recall
+select step, result from eventkeel_journal where event_id = ? and consumer = ?
+
+-- name: journal
+insert into eventkeel_journal (event_id, consumer, step, result, at) values (?, ?, ?, ?, ?) on conflict do nothing
+
+-- name: journalled
+select result from eventkeel_journal where event_id = ? and consumer = ? and step = ?
+
+-- name: forget_steps
+delete from eventkeel_journal where event_id = ? and consumer = ?
+
 -- name: count_queued
 select count(*) from (
   select 1 from eventkeel_held where consumer = ? and topic = ? and key = ? and queued limit ?)
@@ -51,6 +78,10 @@ values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: gate_ours
 select 1 from eventkeel_gate where consumer = ? and topic = ? and key = ? and epoch = ? and owner <> ''
+
+-- name: hold_gate
+update eventkeel_gate set until = ? where consumer = ? and topic = ? and key = ? and epoch = ? and owner <> ''
+returning 1
 
 -- name: drop_held
 delete from eventkeel_held where number = ?
@@ -185,6 +216,12 @@ delete from eventkeel_inbox where id = ? and state in (0, 3) and at < ?
 
 -- name: purge_attempts
 delete from eventkeel_attempt where at < ?
+
+-- name: purge_steps
+-- not those of a delivery that is parked or dead: a redrive goes on from them
+delete from eventkeel_journal where at < ? and not exists (
+  select 1 from eventkeel_inbox i where i.event_id = eventkeel_journal.event_id
+  and i.consumer = eventkeel_journal.consumer and i.state in (1, 2))
 
 -- name: consumers
 select id, name, handles, retired from eventkeel_consumer

@@ -125,3 +125,25 @@ create table if not exists eventkeel_audit (
   event_id blob not null,
   note text not null default ''
 );
+
+-- Results of steps, until their delivery is applied.
+create table if not exists eventkeel_journal (
+  consumer integer not null,
+  event_id blob not null,
+  step text not null,
+  result blob not null,
+  at real not null,
+  primary key (event_id, consumer, step)
+) without rowid;
+
+-- Events that were published for later, as the outbox will take them.
+create table if not exists eventkeel_timer (
+  number integer primary key autoincrement,
+  event_id blob not null unique,
+  topic text not null,
+  key blob not null,
+  headers blob not null,
+  body blob not null,
+  due real not null
+);
+create index if not exists eventkeel_timer_due on eventkeel_timer (due, number);

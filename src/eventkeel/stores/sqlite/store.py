@@ -13,7 +13,7 @@ from typing import Any
 import apsw
 
 from eventkeel._sqlite import Wake, begin_immediate_async, connect
-from eventkeel.errors import ConfigurationError, NotYetSupported
+from eventkeel.errors import ConfigurationError
 from eventkeel.message import Slice
 from eventkeel.ports.store import (
     GateLease,
@@ -339,8 +339,9 @@ class SQLiteStore:
 
     # -- the rest ------------------------------------------------------------------------------
 
-    async def journal(self, consumer: str, event_id: bytes, step: str, result: bytes | None) -> bytes | None:
-        raise NotYetSupported("Steps come with a later version")
+    async def next_timer(self) -> float | None:
+        due: float | None = self._ask("next_timer")[0][0]
+        return due
 
     async def purge(self, *, before: float, limit: int) -> int:
         """From the old end, until only younger rows come."""
@@ -356,6 +357,7 @@ class SQLiteStore:
                 break
         async with self._transaction() as db:
             db.execute(SQL["purge_attempts"], (before,))
+            db.execute(SQL["purge_steps"], (before,))
             at_first = db.total_changes()
             # With the age once more: another process may have purged meanwhile, and a new event have the number.
             db.executemany(SQL["purge"], [(id, before) for id in old])

@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
 from eventkeel._sql import load_queries
-from eventkeel.errors import NotYetSupported
 from eventkeel.fingerprint import conflicts
 from eventkeel.message import Slice
 from eventkeel.ports.store import (
@@ -179,9 +178,36 @@ class SQLiteUnit:
             yield Statement(SQL["append"], rows, Kind.MANY)
             self._news = True
 
+    # -- timers --------------------------------------------------------------------------------
+
     def schedule(self, records: Sequence[Record], due: Sequence[float]) -> Op[None]:
-        yield from ()
-        raise NotYetSupported("timers come with a later version")
+        rows = [(r.event_id, r.topic, r.key, r.headers, r.body, at) for r, at in zip(records, due, strict=True)]
+        yield Statement(SQL["schedule"], rows, Kind.MANY)
+        self._gates_changed = True
+
+    def cancel(self, event_id: bytes) -> Op[bool]:
+        return bool((yield Statement(SQL["cancel"], (event_id,))).rows)
+
+    def fire(self, now: float, limit: int) -> Op[int]:
+        rows = (yield Statement(SQL["due_timers"], (now, limit))).rows
+        if rows:
+            yield Statement(SQL["drop_timer"], [(number,) for number, *_ in rows], Kind.MANY)
+            yield from self.append([Record(*row) for _, *row in rows], now)
+        return len(rows)
+
+    # -- steps ---------------------------------------------------------------------------------
+
+    def recall(self, consumer: str, event_id: bytes) -> Op[dict[str, bytes]]:
+        return dict((yield Statement(SQL["recall"], (event_id, self._id(consumer)))).rows)
+
+    def journal(self, consumer: str, event_id: bytes, step: str, result: bytes, now: float) -> Op[bytes]:
+        place = (event_id, self._id(consumer), step)
+        yield Statement(SQL["journal"], (*place, result, now))
+        counts: bytes = (yield Statement(SQL["journalled"], place)).rows[0][0]
+        return counts
+
+    def forget_steps(self, consumer: str, event_id: bytes) -> Op[None]:
+        yield Statement(SQL["forget_steps"], (event_id, self._id(consumer)))
 
     # -- gates and dead letters ----------------------------------------------------------------
 
@@ -234,6 +260,10 @@ class SQLiteUnit:
         what = (held.headers, held.body, held.time, held.type, held.fingerprint)
         why = (held.attempts, held.reason, held.error[:4096], now, now)
         yield Statement(SQL["hold"], where + what + why)
+
+    def hold_gate(self, lease: GateLease, until: float) -> Op[bool]:
+        place = (self._id(lease.consumer), lease.topic, lease.key, lease.epoch)
+        return bool((yield Statement(SQL["hold_gate"], (until, *place))).rows)
 
     def finish_head(self, lease: GateLease, held: Held, outcome: HeadOutcome, now: float) -> Op[Gone]:
         consumer = self._id(lease.consumer)
