@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from eventkeel.errors import ConfigurationError, NotYetSupported
+from eventkeel.errors import ConfigurationError
 from eventkeel.event import Event, EventSpec, declared, event, spec_of, topics
 
 
@@ -267,7 +267,7 @@ def test_what_event_cannot_be_put_on() -> None:
 
     with pytest.raises(ConfigurationError, match="Bare: it is no dataclass"):
         event(topic="ev.x", key="order_id")(Bare)
-    with pytest.raises(NotYetSupported, match="Protobuf"):
+    with pytest.raises(ConfigurationError, match="Generated: it is no dataclass"):
         event(topic="ev.x", key="order_id")(Generated)
     with pytest.raises(ConfigurationError, match="belongs on a class"):
         event(topic="ev.x", key="order_id")(test_what_event_cannot_be_put_on)  # type: ignore[arg-type]

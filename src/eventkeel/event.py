@@ -5,25 +5,28 @@
         amount: Decimal
 
 Topic, key and identity belong to the event, so every service that imports the class agrees on them.
-Dataclasses, attrs classes and pydantic models become events with ``@event(...)``.
+Dataclasses, attrs classes, pydantic models and generated Protobuf classes become events with ``@event(...)``.
 """
 
 from __future__ import annotations
 
+import builtins
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, dataclass_transform
 
 import msgspec
 
-from eventkeel.errors import ConfigurationError, NotYetSupported
+from eventkeel.errors import ConfigurationError
 
 __all__ = ["Event", "EventSpec", "declared", "event", "spec_of", "topics"]
 
 T = TypeVar("T")
 _Rename = Literal["lower", "upper", "camel", "pascal", "kebab"] | Callable[[str], str | None] | Mapping[str, str]
+
+Content = Literal["json", "protobuf"]
 
 POSITION = "position"
 
@@ -46,6 +49,17 @@ class EventSpec(msgspec.Struct, frozen=True, eq=False):
     """The attribute that makes two publishes the same fact, ``"position"``, or None: each publish is its own."""
     plain: bool
     """Messages without an envelope on this topic are of this type."""
+    protobuf: builtins.type[Any] | None = None
+    """The generated class of its Protobuf bodies, or None: it has JSON bodies only."""
+    content: Content = "json"
+    """How its bodies are written, and read where a message says nothing about its content."""
+    required: tuple[str, ...] = ()
+    """Fields of a generated class that a body has to have, beside key and identity."""
+
+    @property
+    def generated(self) -> bool:
+        """The class is itself what a Protobuf compiler made."""
+        return self.protobuf is self.cls
 
     @property
     def where(self) -> str:
@@ -62,6 +76,9 @@ class _Said(msgspec.Struct, frozen=True):
     accept: str | None = None
     type: str | None = None
     version: int | None = None
+    protobuf: Any = None
+    content: str | None = None
+    required: tuple[str, ...] = ()
 
     def over(self, base: _Said) -> _Said:
         """These keywords, filled up with what a base class said for its subclasses."""
@@ -72,6 +89,8 @@ class _Said(msgspec.Struct, frozen=True):
             accept=self.accept or base.accept,
             type=self.type,
             version=self.version,
+            protobuf=self.protobuf,
+            content=self.content,
         )
 
 
@@ -98,6 +117,8 @@ class _EventMeta(msgspec.StructMeta):
         accept: str | None = None,
         type: str | None = None,
         version: int | None = None,
+        protobuf: Any = None,
+        content: str | None = None,
         **options: Any,
     ) -> _EventMeta:
         where = f"{namespace.get('__module__', '?')}.{namespace.get('__qualname__', name)}"
@@ -109,13 +130,17 @@ class _EventMeta(msgspec.StructMeta):
             cls = super().__new__(mcls, name, bases, namespace, **options)
         except TypeError as error:
             raise ConfigurationError(f"event {where} cannot be made: {error}") from error
-        said = _Said(topic, key, identity, accept, type, version)
+        said = _Said(topic, key, identity, accept, type, version, protobuf, content)
         for base in bases:
             if base in _bases:
                 said = said.over(_bases[base])
         if said.topic is None:
-            if said.type is not None or said.version is not None:
-                raise ConfigurationError(f'event {where} says type= or version= but no topic=; write topic="…" too')
+            for words, said_any in (
+                ("type= or version=", said.type is not None or said.version is not None),
+                ("protobuf= or content=", said.protobuf is not None or said.content is not None),
+            ):
+                if said_any:
+                    raise ConfigurationError(f'event {where} says {words} but no topic=; write topic="…" too')
             _bases[cls] = said
         else:
             _declare(cls, said, cls.__struct_fields__)
@@ -133,6 +158,10 @@ class Event(msgspec.Struct, metaclass=_EventMeta, frozen=True):
     ``accept="plain"``: messages without envelope on this topic are of this type, which must be its only one;
     needs ``identity``, or ``identity="position"``: then a producer's own duplicates take effect **twice**.
     ``type``: the name on the wire (default: the class's name). ``version``: a whole number, default 1.
+    ``protobuf``: a generated Protobuf class with fields of the same names; bodies are then written as Protobuf,
+    and read as Protobuf or as JSON, as each message's content type says. ``content="json"``: they are still written
+    as JSON (for a topic whose readers are not all there yet, or where only foreign producers write Protobuf);
+    a message that says nothing of its content is read as what is written.
 
     Without ``topic`` the class is a base for events, not an event; what it says of key, identity and accept
     holds for its subclasses. Other keywords (``kw_only``, ``rename`` …) go to ``msgspec.Struct``.
@@ -151,6 +180,8 @@ class Event(msgspec.Struct, metaclass=_EventMeta, frozen=True):
             accept: Literal["plain"] | None = None,
             type: str | None = None,
             version: int | None = None,
+            protobuf: builtins.type[Any] | None = None,
+            content: Content | None = None,
             kw_only: bool = False,
             rename: _Rename | None = None,
             omit_defaults: bool = False,
@@ -175,14 +206,22 @@ def event(
     accept: Literal["plain"] | None = None,
     type: str | None = None,
     version: int = 1,
-) -> Callable[[type[T]], type[T]]:
-    """Make an event of a dataclass, an attrs class, a pydantic model or a ``msgspec.Struct``.
+    protobuf: builtins.type[Any] | None = None,
+    content: Content | None = None,
+    required: Sequence[str] = (),
+) -> Callable[[builtins.type[T]], builtins.type[T]]:
+    """Make an event of a dataclass, an attrs class, a pydantic model, a ``msgspec.Struct`` or a class that a Protobuf
+    compiler made.
 
-    The keywords are those of ``Event``. Raises ConfigurationError.
+    The keywords are those of ``Event``. A generated class is written as Protobuf, and read as Protobuf or as
+    Protobuf's JSON; ``required`` names the fields that a body has to have beside key and identity: one that is
+    missing is then malformed, where it would be nought. It returns the class that it was given, so for a generated one
+    ``event(topic=…, key=…)(shop_pb2.OrderCreated)`` is a whole statement. Raises ConfigurationError.
     """
 
     def register(cls: Any) -> Any:
-        _declare(cls, _Said(topic, key, identity, accept, type, version), _fields(cls))
+        said = _Said(topic, key, identity, accept, type, version, protobuf, content, tuple(required))
+        _declare(cls, said, _fields(cls))
         return cls
 
     return register
@@ -252,9 +291,56 @@ def _checked(cls: type[Any], said: _Said, fields: tuple[str, ...]) -> EventSpec:
             f'field tells two of them apart (one of {_listed(fields)}). identity="position" is the way without one: '
             "then a producer's own duplicates take effect twice"
         )
+    protobuf, content = _contents(cls, where, said)
+    for name in said.required:
+        _refuse_unknown(where, "required", name, fields)
     return EventSpec(
-        cls=cls, topic=topic, type=type_, version=version, key=said.key, identity=said.identity, plain=bool(said.accept)
+        cls=cls,
+        topic=topic,
+        type=type_,
+        version=version,
+        key=said.key,
+        identity=said.identity,
+        plain=bool(said.accept),
+        protobuf=protobuf,
+        content=content,
+        required=said.required,
     )
+
+
+def _contents(cls: type[Any], where: str, said: _Said) -> tuple[type[Any] | None, Content]:
+    """The class of an event's Protobuf bodies, and how its bodies are written."""
+    protobuf, content = said.protobuf, said.content
+    if content not in (None, "json", "protobuf"):
+        raise ConfigurationError(f'event {where}: content={content!r} is unknown; choose "json" or "protobuf"')
+    if _is_generated(cls):
+        if protobuf not in (None, cls) or content == "json":
+            raise ConfigurationError(
+                f"event {where} is a generated Protobuf class: its bodies are what it says; drop protobuf= and "
+                f"content=, or declare a class of your own with protobuf={cls.__name__}"
+            )
+        return cls, "protobuf"
+    if said.required:
+        raise ConfigurationError(
+            f"event {where}: required= is for generated classes; here each field without a default is required"
+        )
+    if protobuf is None:
+        if content == "protobuf":
+            raise ConfigurationError(
+                f'event {where}: content="protobuf" needs protobuf=, the generated class whose bytes the bodies are'
+            )
+        return None, "json"
+    if not _is_generated(protobuf):
+        raise ConfigurationError(
+            f"event {where}: protobuf={protobuf!r} is no class that a Protobuf compiler made; "
+            "give a message class of a module …_pb2"
+        )
+    return protobuf, "json" if content == "json" else "protobuf"
+
+
+def _is_generated(cls: Any) -> bool:
+    """A message class of a …_pb2 module, told by its looks: the Protobuf package need not be there."""
+    return isinstance(cls, type) and hasattr(vars(cls).get("DESCRIPTOR"), "fields_by_name")
 
 
 def _refuse_unknown(where: str, option: str, name: str, fields: tuple[str, ...]) -> None:
@@ -303,8 +389,8 @@ def _fields(cls: Any) -> tuple[str, ...]:
     """The fields of a class that ``@event`` was put on."""
     if not isinstance(cls, type):
         raise ConfigurationError(f"@event(...) belongs on a class, not on {cls!r}")
-    if "DESCRIPTOR" in vars(cls):
-        raise NotYetSupported(f"event {cls.__qualname__}: Protobuf messages are not supported yet; declare a class")
+    if _is_generated(cls):
+        return tuple(vars(cls)["DESCRIPTOR"].fields_by_name)
     if issubclass(cls, msgspec.Struct):
         return cls.__struct_fields__
     if dataclasses.is_dataclass(cls):
@@ -314,8 +400,8 @@ def _fields(cls: Any) -> tuple[str, ...]:
     if hasattr(cls, "model_fields") and hasattr(cls, "model_validate") and hasattr(cls, "model_dump"):
         return tuple(cls.model_fields)
     raise ConfigurationError(
-        f"@event(...) on {cls.__module__}.{cls.__qualname__}: it is no dataclass, attrs class, pydantic model or "
-        "Struct; derive it from eventkeel.Event, or put @dataclass below @event(...)"
+        f"@event(...) on {cls.__module__}.{cls.__qualname__}: it is no dataclass, attrs class, pydantic model, "
+        "generated Protobuf class or Struct; derive it from eventkeel.Event, or put @dataclass below @event(...)"
     )
 
 

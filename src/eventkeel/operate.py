@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 from uuid import UUID
 
+from eventkeel import codec
 from eventkeel.admin.access import Actor
 from eventkeel.admin.act import Act
 from eventkeel.admin.ask import Ask
 from eventkeel.app import Runtime, open_catalogue, open_transport, store_of
-from eventkeel.codec.json import JsonFormat
 from eventkeel.config import Config
 from eventkeel.errors import BrokerUnavailable, ConfigurationError, PublishError
 from eventkeel.event import EventSpec, declared, topics
@@ -95,7 +95,7 @@ async def publish(service: Service, config: Config, type: str, body: bytes) -> P
     Raises ConfigurationError (no such type), MalformedMessage (the body is not that event), PublishError.
     """
     spec = find_type(type)
-    event = JsonFormat(spec).decode(body)
+    event = codec.read_json(spec, body)
     runtime = Runtime(service, config, mode="publisher")
     await runtime.start()
     try:

@@ -212,7 +212,6 @@ def test_a_structured_correlation_is_read() -> None:
         (structured(data="{}"), "wrong-fields"),
         (structured(data=None), "wrong-fields"),
         (structured(id=5), "wrong-fields"),
-        (structured(datacontenttype="application/protobuf"), "protobuf-not-supported"),
         (b"[]", "wrong-fields"),
         (b"nope", "not-json"),
         (b"", "no-body"),

@@ -7,20 +7,21 @@ in another one, so that a neighbour on the same partition is never harmed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, get_type_hints
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, get_type_hints
 
 import msgspec
 
 from eventkeel.codec import cloudevents, identity, limits
-from eventkeel.codec.json import JsonFormat, malformed, members
+from eventkeel.codec.cloudevents import JSON, PROTOBUF
+from eventkeel.codec.json import JsonFormat, malformed
 from eventkeel.errors import ConfigurationError, MalformedMessage, PublishError, UnknownType
 from eventkeel.event import POSITION, EventSpec, declared, spec_of
 from eventkeel.fingerprint import compute
 from eventkeel.message import Delivery
 from eventkeel.ports.store import Record
 
-__all__ = ["Decoded", "decode", "encode", "prepare"]
+__all__ = ["Decoded", "decode", "encode", "prepare", "read_json"]
 
 
 class Decoded(msgspec.Struct, frozen=True, gc=False):
@@ -39,14 +40,37 @@ class Decoded(msgspec.Struct, frozen=True, gc=False):
     """As its producer said, in whatever spelling of the header."""
 
 
+class _Reads(Protocol):
+    """What reads bodies of one kind."""
+
+    def decode(self, body: bytes) -> Any: ...
+    def members(self, body: bytes) -> Mapping[str, Any]: ...
+
+
+class _Format(_Reads, Protocol):
+    """What also writes them."""
+
+    def encode(self, event: Any) -> bytes: ...
+
+
 class _Wire:
     """Everything about one event class that does not change from event to event."""
 
-    __slots__ = ("by_field", "fact_id", "format", "spec", "writers")
+    __slots__ = ("by_field", "fact_id", "format", "json", "media", "protobuf", "spec", "writers")
+
+    json: _Reads
+    protobuf: _Format | None
+    format: _Format
+    """The one in which it is written."""
 
     def __init__(self, spec: EventSpec) -> None:
         self.spec = spec
-        self.format = JsonFormat(spec)
+        self.media = PROTOBUF if spec.content == "protobuf" else JSON
+        if spec.protobuf is None:
+            self.json = self.format = JsonFormat(spec)
+            self.protobuf = None
+        else:
+            self.json, self.protobuf, self.format = _with_protobuf(spec)
         self.by_field = spec.identity if spec.identity != POSITION else None
         self.fact_id = identity.identity_hash(spec.topic, spec.type)
         self.writers: dict[str, Callable[[bytes, float, bytes, str | None, str | None], bytes]] = {}
@@ -54,8 +78,19 @@ class _Wire:
     def writer(self, source: str) -> Callable[[bytes, float, bytes, str | None, str | None], bytes]:
         write = self.writers.get(source)
         if write is None:
-            write = self.writers[source] = cloudevents.writer(self.spec.type, self.spec.version, source)
+            write = self.writers[source] = cloudevents.writer(self.spec.type, self.spec.version, source, self.media)
         return write
+
+
+def _with_protobuf(spec: EventSpec) -> tuple[_Reads, _Format, _Format]:
+    """What reads JSON, what reads and writes Protobuf, and which of them writes. Only such events import Protobuf."""
+    from eventkeel.codec.protobuf import GeneratedJson, ProtobufFormat
+
+    protobuf = ProtobufFormat(spec)
+    if spec.generated:
+        return GeneratedJson(spec), protobuf, protobuf
+    json = JsonFormat(spec)
+    return json, protobuf, json if spec.content == "json" else protobuf
 
 
 _wires: dict[EventSpec, _Wire] = {}
@@ -118,6 +153,13 @@ def decode(delivery: Delivery) -> Decoded:
         raise malformed(error) from error
 
 
+def read_json(spec: EventSpec, body: bytes) -> Any:
+    """An event from JSON, as a person writes it, whatever its bodies are.
+
+    Raises MalformedMessage and ConfigurationError."""
+    return _wire(spec).json.decode(body)
+
+
 def _decode(delivery: Delivery) -> Decoded:
     limits.check_key(delivery.key)
     body = delivery.body
@@ -129,9 +171,10 @@ def _decode(delivery: Delivery) -> Decoded:
     wire = _wire_for(delivery.slice.topic, envelope)
     if not envelope.body:
         raise MalformedMessage("no-body", "its data is missing")
-    event = wire.format.decode(envelope.body)
+    reader = _reader(wire, envelope)
+    event = reader.decode(envelope.body)
     own_key = _key_of(wire.spec, event)
-    id, fingerprint = _identify(wire, event, envelope, delivery)
+    id, fingerprint = _identify(wire, reader, event, envelope, delivery)
     return Decoded(wire.spec, event, id, fingerprint, delivery.key or own_key, wire.spec.type, envelope.correlation)
 
 
@@ -148,6 +191,22 @@ def _wire_for(topic: str, envelope: cloudevents.Envelope) -> _Wire:
     if envelope.version > known.version:
         raise _newer(topic, known, envelope.version)
     return _usable(known)
+
+
+def _reader(wire: _Wire, envelope: cloudevents.Envelope) -> _Reads:
+    """What reads a message's body: as its content type says, or, where it says nothing, as it would be written."""
+    if not envelope.media:
+        return wire.format
+    if envelope.media != PROTOBUF:
+        return wire.json
+    if wire.protobuf is not None:
+        return wire.protobuf
+    text = f"its body is Protobuf, and {wire.spec.where} says no protobuf=, the generated class that reads it"
+    if envelope.type is None:
+        raise MalformedMessage("protobuf-not-supported", text)
+    unknown = UnknownType(wire.spec.topic, wire.spec.type)  # a deploy order: the producers were switched first
+    unknown.args = (f"{wire.spec.type!r} on topic {wire.spec.topic!r}: {text}; its key waits until one does",)
+    raise unknown
 
 
 def _usable(spec: EventSpec) -> _Wire:
@@ -172,11 +231,11 @@ def _newer(topic: str, spec: EventSpec, version: int) -> UnknownType:
 
 
 def _identify(
-    wire: _Wire, event: object, envelope: cloudevents.Envelope, delivery: Delivery
+    wire: _Wire, reader: _Reads, event: object, envelope: cloudevents.Envelope, delivery: Delivery
 ) -> tuple[bytes, bytes | None]:
     if wire.by_field is not None:
-        found = members(envelope.body)
-        fingerprint = compute(found, version=envelope.version, content_type=envelope.media)
+        found = reader.members(envelope.body)
+        fingerprint = compute(found, version=envelope.version, content_type=envelope.media or wire.media)
         return _fact_id_of(wire, event), fingerprint
     if envelope.type is None:
         return identity.position_id(delivery, wire.spec.type), None

@@ -21,6 +21,7 @@ from eventkeel.errors import LimitExceeded, MalformedMessage
 from eventkeel.message import Headers
 
 JSON = "application/json"
+PROTOBUF = "application/protobuf"
 
 _PREFIXES = ("ce_", "ce-", "cloudevents_", "cloudevents:")
 _CORE = ("specversion", "id", "source", "type")
@@ -37,7 +38,8 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
 
     body: bytes
     media: str = JSON
-    """Media type of the body, lower case, without parameters."""
+    """Media type of the body, lower case, without parameters; one name for Protobuf, which has many. Empty: it was
+    not said."""
     type: str | None = None
     id: str = ""
     source: str = ""
@@ -53,7 +55,7 @@ def read(headers: Headers, body: bytes) -> Envelope:
     """Take a message's envelope off, in either mode.
 
     Raises MalformedMessage: ``not-a-cloudevent`` (an attribute is missing or senseless),
-    ``unsupported-content-type``, ``protobuf-not-supported``; LimitExceeded: headers, id or type too long.
+    ``unsupported-content-type``; LimitExceeded: headers, id or type too long.
     """
     pairs = headers.pairs
     found = dict(pairs)
@@ -144,15 +146,17 @@ def _version(text: str) -> int:
 
 @lru_cache(maxsize=256)
 def _media(content_type: bytes) -> str:
-    """The media type, checked: JSON, or refused by name. Missing means JSON."""
+    """The media type, checked: JSON or Protobuf, by whatever name; empty where nothing was said."""
     media = content_type.decode("utf-8", "replace").partition(";")[0].strip().lower()
     if media in ("", JSON, "text/json"):
-        return JSON
+        return media and JSON
     if media.endswith("+json"):
         return media
     if _PROTOBUF.fullmatch(media):
-        raise MalformedMessage("protobuf-not-supported", f"content type {media[:100]!r}; this version reads JSON")
-    raise MalformedMessage("unsupported-content-type", f"content type {media[:100]!r}; this version reads JSON")
+        return PROTOBUF
+    raise MalformedMessage(
+        "unsupported-content-type", f"content type {media[:100]!r}; this version reads JSON and Protobuf"
+    )
 
 
 class _Structured(msgspec.Struct):
@@ -186,7 +190,7 @@ def _structured(content_type: bytes, body: bytes) -> Envelope:
     _check_specversion(outer.specversion.encode("utf-8", "replace"))
     return Envelope(
         _data(outer),
-        _media((outer.datacontenttype or "").encode("utf-8", "replace")),
+        _media((outer.datacontenttype or (JSON if outer.data_base64 is None else "")).encode("utf-8", "replace")),
         _type(outer.type),
         _id(outer.id),
         outer.source,
@@ -228,12 +232,14 @@ def _text(value: bytes) -> bytes:
     return (_SHORT[len(value)] if len(value) < 256 else b"\xc5" + len(value).to_bytes(2, "big")) + value
 
 
-def writer(type: str, version: int, source: str) -> Callable[[bytes, float, bytes, str | None, str | None], bytes]:
+def writer(
+    type: str, version: int, source: str, media: str = JSON
+) -> Callable[[bytes, float, bytes, str | None, str | None], bytes]:
     """Makes the function (id, now, key, correlation, causation) -> ``Headers.packed``.
 
     ``id`` is 16 bytes. What is the same for each event of a type and source is packed once, here.
     """
-    constant = [("content-type", JSON), ("ce_specversion", "1.0"), ("ce_type", type), ("ce_source", source)]
+    constant = [("content-type", media), ("ce_specversion", "1.0"), ("ce_type", type), ("ce_source", source)]
     if version != 1:
         constant.append(("ce_dataversion", str(version)))
     start = b"".join(_pair(name) + _fragment(value.encode()) for name, value in constant)

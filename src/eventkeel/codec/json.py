@@ -55,7 +55,7 @@ class JsonFormat:
             body = _encode(event if self._dump is None else self._dump(event))
             limits.check_body(body)
             if b"\\u0000" in body:
-                _refuse_nul(body)
+                refuse_nul(body)
             if self._hides_nan:
                 _refuse_not_finite(event if self._dump is None else self._dump(event), "")
             if self._guard is not None:
@@ -72,7 +72,7 @@ class JsonFormat:
         ``nul-character``, ``wrong-fields``, ``too-deep``; LimitExceeded. Nothing else."""
         limits.check_body(body)
         if b"\\u0000" in body:
-            _refuse_nul(body)
+            refuse_nul(body)
         try:
             event = self._decode(body)
             if self._guard is not None:
@@ -80,6 +80,10 @@ class JsonFormat:
         except Exception as error:
             raise malformed(error) from error
         return event
+
+    def members(self, body: bytes) -> Mapping[str, Any]:
+        """As ``members`` says, which is the same for each class."""
+        return members(body)
 
 
 def members(body: bytes) -> Mapping[str, Any]:
@@ -110,8 +114,9 @@ def malformed(error: Exception) -> MalformedMessage:
     return MalformedMessage("wrong-fields", f"{type(error).__name__}: {detail}")
 
 
-def _refuse_nul(body: bytes) -> None:
-    r"""PostgreSQL's text cannot hold ``\u0000``: such a message decodes, and then fails for ever."""
+def refuse_nul(body: bytes) -> None:
+    r"""Raises MalformedMessage(nul-character): PostgreSQL's text cannot hold ``\u0000``, such a message decodes, and
+    then fails for ever."""
     if _NUL.search(body):
         raise MalformedMessage("nul-character", "has \\u0000 in a text, which databases refuse")
 

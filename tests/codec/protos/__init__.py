@@ -1,0 +1,1 @@
+"""Messages as other programs declare them. After a change of a .proto file: scripts/protos"""
