@@ -145,8 +145,9 @@ class Publisher:
                     await self._hand_over(line, wave, reports, outcomes)
                 await asyncio.shield(reports.answered)  # or the deadline would cancel it, and nobody could wait again
         except TimeoutError:
-            await self._give_up(wave, reports, outcomes)
             reason = f"broker {self._options.name} has not confirmed it within {deadline:g} s"
+            log.warning("%s; the producer is made anew, and what was not confirmed is sent again", reason)
+            await self._give_up(wave, reports, outcomes)
             return self._judge(wave, outcomes, reports, reason)
         except BrokerUnavailable as error:
             return [each or Unknown(str(error)) for each in outcomes]
@@ -160,7 +161,11 @@ class Publisher:
         if unknown:
             await self._learn(unknown)
         if self._line.broken:
-            log.warning("broker %s: the producer is made anew: %s", self._options.name, self._line.broken)
+            log.warning(
+                "broker %s: the producer is made anew, and what was not confirmed is sent again: %s",
+                self._options.name,
+                self._line.broken,
+            )
             self._renew(self._line.largest_batch)
         return self._line
 
