@@ -33,13 +33,23 @@ except ImportError as error:
 _UNFIT = {wire.DOUBLE, wire.FLOAT, wire.BOOL, wire.BINARY, wire.MESSAGE, wire.GROUPED}
 
 
+class _Parsed(msgspec.Struct, frozen=True, gc=False):
+    """One body, and what was in it."""
+
+    body: bytes
+    seen: wire.Seen
+    message: Any
+    values: dict[str, Any] | None = None
+    """Under the names of the event class; None for a generated one."""
+
+
 class ProtobufFormat:
     """Reads and writes the Protobuf bodies of one event class.
 
     Raises ConfigurationError when it is made, where class and message do not fit together.
     """
 
-    __slots__ = ("_compares", "_message", "_noughts", "_plan", "_shape", "_spec", "_to_event")
+    __slots__ = ("_compares", "_last", "_message", "_noughts", "_plan", "_shape", "_spec", "_to_event")
 
     def __init__(self, spec: EventSpec) -> None:
         assert spec.protobuf is not None
@@ -48,6 +58,7 @@ class ProtobufFormat:
         self._plan: Plan | None = None
         self._noughts: Mapping[str, bytes] = {}
         self._to_event: Callable[[Any], Any] = _itself
+        self._last: _Parsed | None = None
         self._compares = vars(object)["__eq__"] is not getattr(spec.cls, "__eq__", None)
         if spec.generated:
             self._shape = wire.shape_of(self._message.DESCRIPTOR, {})
@@ -105,34 +116,42 @@ class ProtobufFormat:
 
     def decode(self, body: bytes) -> Any:
         """The event, complete. Raises MalformedMessage, with the words of ``protobuf_wire.check``; nothing else."""
-        _, message = self._parsed(body)
+        parsed = self._last = self._parse(body)
         try:
-            return self._to_event(message if self._plan is None else self._plan.values(message))
+            return self._to_event(parsed.message if parsed.values is None else parsed.values)
         except Exception as error:
             raise malformed(error) from error
 
     def members(self, body: bytes) -> Mapping[str, Any]:
         """The fields that are present in a body, also those that the class does not know: what a fingerprint is
         taken of. Raises MalformedMessage."""
-        seen, message = self._parsed(body)
-        found: dict[str, Any] = {f"#{number}": b"".join(raw).hex() for number, raw in seen.unknown.items()}
-        fields = self._message.DESCRIPTOR.fields_by_number
-        for number in seen.present:
-            found[fields[number].name] = _comparable(getattr(message, fields[number].name))
-        if self._plan is not None:
-            values = self._plan.values(message)
-            for member in self._plan.members:
-                if member.field in found:
-                    found[member.field] = _comparable(values[member.name])
+        parsed, self._last = self._last, None  # the body that was decoded last, nearly always
+        if parsed is None or parsed.body is not body:
+            parsed = self._parse(body)
+        found: dict[str, Any] = {f"#{number}": b"".join(raw).hex() for number, raw in parsed.seen.unknown.items()}
+        values = parsed.values or {}
+        names = {} if self._plan is None else self._plan.names
+        fields = self._shape.fields
+        for number in parsed.seen.present:
+            field = fields[number].name
+            name = names.get(field)
+            value = getattr(parsed.message, field) if name is None else values[name]
+            found[field] = value if type(value) is str else _comparable(value)
         return found
 
-    def _parsed(self, body: bytes) -> tuple[wire.Seen, Any]:
-        body = wire.unframed(body)
-        seen = wire.check(body, self._shape)
+    def _parse(self, body: bytes) -> _Parsed:
+        inner = wire.unframed(body)
+        seen = wire.check(inner, self._shape)
         try:
-            return seen, self._message.FromString(body)
+            message = self._message.FromString(inner)
         except DecodeError as error:
             raise MalformedMessage("not-protobuf", str(error)[:300]) from error
+        if self._plan is None:
+            return _Parsed(body, seen, message)
+        try:
+            return _Parsed(body, seen, message, self._plan.values(message))
+        except Exception as error:
+            raise malformed(error) from error
 
 
 class GeneratedJson:

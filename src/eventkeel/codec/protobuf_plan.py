@@ -55,23 +55,25 @@ class Member(msgspec.Struct, frozen=True):
 class Plan:
     """Between the events of a class and the messages of a generated class."""
 
-    __slots__ = ("members", "message", "shape", "where")
+    __slots__ = ("members", "message", "names", "shape", "where")
 
     def __init__(self, where: str, message: Any) -> None:
         self.where = where
         self.message = message
         self.shape = wire.Shape(message.DESCRIPTOR.name)
         self.members: list[Member] = []
+        self.names: dict[str, str] = {}
+        """Field of the message -> its name in the class."""
 
     def values(self, message: Any) -> dict[str, Any]:
-        """What is in a message, under the names that the class uses. Raises ValueError."""
+        """What is in a message, under the names that the class uses. Raises msgspec.ValidationError."""
         found: dict[str, Any] = {}
         for member in self.members:
             if not member.present or message.HasField(member.field):
                 try:
                     found[member.name] = member.read(getattr(message, member.field))
                 except (ValueError, OverflowError) as error:
-                    raise ValueError(f"its {member.field}: {error}") from error
+                    raise msgspec.ValidationError(f"its {member.field}: {error}") from error
             elif member.nullable:
                 found[member.name] = None
         return found
@@ -126,6 +128,7 @@ class _Planner:
                     f"{', '.join(descriptor.fields_by_name)}; the names have to be the same"
                 )
             plan.members.append(self._member(declared, field, inner))
+            plan.names[field.name] = declared.name
             if not field.is_repeated and declared.default is _MISSING and not kinds.bare(declared.node)[1]:
                 required.append(field.number)
         for field in descriptor.fields:

@@ -124,11 +124,15 @@ class _Look:
         self._depth += 1
         if self._depth > limits.MAX_DEPTH:
             raise LimitExceeded("too-deep", f"nested deeper than {limits.MAX_DEPTH}")
-        fields = {} if shape is None else shape.fields
+        body, fields = self._body, {} if shape is None else shape.fields
         slots: set[int] = set()
         while at < end:
             start = at
-            tag, at = self._varint(at, end)
+            tag = body[at]
+            if tag < 0x80:  # nearly all of them
+                at += 1
+            else:
+                tag, at = self._varint(at, end)
             number, wire = tag >> 3, tag & 7
             if wire == END_GROUP and group and number == group:
                 break
@@ -138,7 +142,7 @@ class _Look:
             field = fields.get(number)
             if field is None:
                 at = self._skip(at, end, number, wire)
-                seen.unknown.setdefault(number, []).append(self._body[start:at])
+                seen.unknown.setdefault(number, []).append(body[start:at])
                 continue
             seen.present.add(number)
             if not field.repeated:
@@ -206,6 +210,8 @@ class _Look:
         return at, self._forward(at, end, length)
 
     def _varint(self, at: int, end: int) -> tuple[int, int]:
+        if at < end and self._body[at] < 0x80:
+            return self._body[at], at + 1
         value = shift = 0
         for place in range(at, min(end, at + _VARINT_BYTES)):
             byte = self._body[place]
@@ -257,6 +263,8 @@ def _fits(field: Field, value: int) -> None:
 
 
 def _check_text(field: Field, text: bytes) -> None:
+    if text.isascii() and 0 not in text:
+        return
     try:
         text.decode()
     except UnicodeDecodeError as error:
