@@ -5,9 +5,27 @@ from __future__ import annotations
 import pytest
 
 from tests import servers
-from tests.servers import database, kafka_url, own_kafka, own_kafka_cluster, own_postgres, postgres_url
+from tests.servers import (
+    database,
+    kafka_url,
+    own_kafka,
+    own_kafka_cluster,
+    own_postgres,
+    own_rabbitmq,
+    postgres_url,
+    rabbitmq_url,
+)
 
-__all__ = ["database", "kafka_url", "own_kafka", "own_kafka_cluster", "own_postgres", "postgres_url"]
+__all__ = [
+    "database",
+    "kafka_url",
+    "own_kafka",
+    "own_kafka_cluster",
+    "own_postgres",
+    "own_rabbitmq",
+    "postgres_url",
+    "rabbitmq_url",
+]
 
 
 def pytest_configure(config: pytest.Config) -> None:

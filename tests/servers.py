@@ -1,8 +1,9 @@
 """Real servers for tests, as fixtures.
 
-``kafka_url``, ``postgres_url`` and ``database`` share one set of servers: those that EVENTKEEL_TEST_KAFKA and
-EVENTKEEL_TEST_POSTGRES name, else one that is started for this run, whichever worker of pytest-xdist asks first, and
-ended with it. ``own_kafka``, ``own_kafka_cluster`` and ``own_postgres`` are one test's own, to be killed and paused.
+``kafka_url``, ``postgres_url``, ``rabbitmq_url`` and ``database`` share one set of servers: those that
+EVENTKEEL_TEST_KAFKA, EVENTKEEL_TEST_POSTGRES and EVENTKEEL_TEST_RABBITMQ name, else one that is started for this run,
+whichever worker of pytest-xdist asks first, and ended with it. ``own_kafka``, ``own_kafka_cluster``, ``own_postgres``
+and ``own_rabbitmq`` are one test's own, to be killed and paused.
 
 A test that takes one of them is marked ``servers`` by that. One that asks ``request`` for them marks itself, such as
 ``pytest.param("postgres", marks=pytest.mark.servers)``. None is skipped: where there are no servers it fails with the
@@ -24,6 +25,7 @@ import pytest
 
 from tools.realservers import Server, Servers, ServersError, foreign
 from tools.realservers.fleet import check_foreign
+from tools.realservers.rabbitmq import RabbitMQ
 
 RUN = "EVENTKEEL_TEST_RUN"
 """Names the folder of this run's servers to the workers of pytest-xdist, and to a pytest that a test starts."""
@@ -147,5 +149,23 @@ def own_postgres() -> Iterator[Server]:
         yield servers.postgres
 
 
-SERVERS = frozenset({"kafka_url", "postgres_url", "database", "own_kafka", "own_kafka_cluster", "own_postgres"})
+@pytest.fixture(scope="session")
+def rabbitmq_url() -> str:
+    """``amqp://…`` of a user who may do everything; names have to be a test's own (``prefix=``)."""
+    return _shared("rabbitmq")
+
+
+@pytest.fixture
+def own_rabbitmq() -> Iterator[RabbitMQ]:
+    """A RabbitMQ to hurt; ``ctl(…)`` is its ``rabbitmqctl``, and its URL knows the management API."""
+    with _own("rabbitmq") as servers:
+        yield servers.rabbitmq
+
+
+SERVERS = frozenset(
+    {
+        *("kafka_url", "postgres_url", "rabbitmq_url", "database"),
+        *("own_kafka", "own_kafka_cluster", "own_postgres", "own_rabbitmq"),
+    }
+)
 """Fixtures that need real servers."""

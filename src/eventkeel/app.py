@@ -28,7 +28,7 @@ from eventkeel.engine.membership import Membership
 from eventkeel.engine.outside import OpenDoor
 from eventkeel.engine.ownership import Ownership
 from eventkeel.engine.relay import Relay
-from eventkeel.errors import ConfigurationError, GroupTaken, NotYetSupported, PositionError
+from eventkeel.errors import ConfigurationError, GroupTaken, PositionError
 from eventkeel.event import POSITION
 from eventkeel.event import topics as declared_topics
 from eventkeel.ports.catalogue import Catalogue
@@ -44,6 +44,8 @@ Mode = Literal["worker", "publisher", "relay"]
 
 _BUILT_IN = {
     "eventkeel.transports": {
+        "amqp": "eventkeel.transports.rabbitmq:RabbitTransport",
+        "amqps": "eventkeel.transports.rabbitmq:secure",
         "sqlite": "eventkeel.transports.sqlite:SQLiteTransport",
         "kafka": "eventkeel.transports.kafka:KafkaTransport",
     },
@@ -58,7 +60,6 @@ _BUILT_IN = {
         "postgres": "eventkeel.stores.postgres:PostgresCatalogue",
     },
 }
-_LATER = {"amqp": "RabbitMQ", "amqps": "RabbitMQ"}
 _FILES = ("sqlite",)
 """Schemes whose URLs are paths."""
 
@@ -121,10 +122,6 @@ def open_catalogue(service: Service, config: Config, store: Store) -> Catalogue:
 
 def _leaf(group: str, url: str, what: str) -> tuple[Callable[..., Any], str]:
     scheme, _, rest = url.partition(":")
-    if scheme in _LATER:
-        raise NotYetSupported(
-            f"{what} {scheme}://…: {_LATER[scheme]} comes with a later version; use kafka://HOST:PORT"
-        )
     target = _BUILT_IN[group].get(scheme)
     for point in importlib.metadata.entry_points(group=group):
         if point.name == scheme:
@@ -238,7 +235,7 @@ class Runtime:
         for consumer in self.service.consumers:
             for spec in consumer.specs:
                 codec.prepare(spec)
-                if spec.identity == POSITION and not self.transport.caps.log:
+                if spec.identity == POSITION and (not self.transport.caps.log or self.transport.caps.settle == "each"):
                     raise ConfigurationError(
                         f"{spec.where} says identity='position', and this broker's messages have no position that "
                         "stays; name the field that makes two publishes the same fact"

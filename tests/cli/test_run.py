@@ -98,7 +98,8 @@ def test_http_is_served_in_a_process_of_its_own(place: Place) -> None:
         (("tests.cli.sample:servise",), "no Service called 'servise'"),
         (("tests.cli.simple:service",), "there is no module 'tests.cli.simple'"),
         (("sample",), "is not MODULE:ATTRIBUTE"),
-        ((SAMPLE, "--broker", "amqp://localhost"), "RabbitMQ comes with a later version"),
+        ((SAMPLE, "--broker", "amqp://localhost?speed=high"), "is no option of RabbitMQ's transport"),
+        ((SAMPLE, "--broker", "nats://localhost"), "nothing is installed for 'nats'"),
         ((SAMPLE, "--store", "mysql://localhost/x"), "nothing is installed for 'mysql'"),
     ],
 )

@@ -69,13 +69,16 @@ class TransportSuite:
 
     async def test_a_message_comes_back_byte_for_byte(self, tmp_path: Path) -> None:
         everything = bytes(range(256))
-        sent = [
-            Outgoing("orders", b"k", Headers([("a", b"1"), ("a", b"2"), ("B", b""), ("b", everything)]), everything),
-            Outgoing("orders", b"k", Headers(), b""),
-            Outgoing("orders", everything, Headers([("schlüssel", "grün".encode())]), b"{}"),
-        ]
         async with self.brokerage(tmp_path) as broker:
             transport = await broker.ready()
+            key = everything[-min(256, transport.caps.max_key) :]
+            sent = [
+                Outgoing(
+                    "orders", b"k", Headers([("a", b"1"), ("a", b"2"), ("B", b""), ("b", everything)]), everything
+                ),
+                Outgoing("orders", b"k", Headers(), b""),
+                Outgoing("orders", key, Headers([("schlüssel", "grün".encode())]), b"{}"),
+            ]
             member = await broker.member(transport)
             await send(transport, sent)
             got = {(each.key, each.body): each for each in await member.take(3)}
@@ -223,8 +226,12 @@ class TransportSuite:
             got = await member.take(10)
             await member.settle(got[:6])
         async with self.brokerage(tmp_path) as broker:
-            lag = {each.slice: each for each in await (await broker.transport()).lag("billing")}
-            assert (lag[got[0].slice].settled, lag[got[0].slice].end) == (got[6].position, got[9].position + 1)
+            again = await broker.transport()
+            lag = {each.slice: each for each in await again.lag("billing")}[got[0].slice]
+            if again.caps.settle == "each":  # what is settled is gone; the rest is counted
+                assert (lag.settled, lag.end) == (0, 4)
+            else:
+                assert (lag.settled, lag.end) == (got[6].position, got[9].position + 1)
 
     async def test_a_position_of_another_incarnation_or_beyond_the_end_is_refused(self, tmp_path: Path) -> None:
         async with self.brokerage(tmp_path) as broker:

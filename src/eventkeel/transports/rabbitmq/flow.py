@@ -1,0 +1,191 @@
+"""One slice that was begun: its channel, what waits to be handed over, and what is out."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+
+from pamqp import commands
+
+from eventkeel.message import Delivery, Slice
+from eventkeel.transports.rabbitmq import wire
+from eventkeel.transports.rabbitmq.connection import Channel, ChannelClosed, Connection
+
+
+class Flow:
+    """Of a shard queue: each delivery is settled by itself. ``position`` is the delivery tag less one."""
+
+    each = True
+
+    def __init__(self, slice: Slice, queue: str, arrived: Callable[[Flow, int], None]) -> None:
+        self.slice, self.queue = slice, queue
+        self.incarnation = f"{queue}#{os.urandom(5).hex()}"
+        self.ready: deque[tuple[Delivery, int]] = deque()
+        """What came and was not handed over yet, with its size."""
+        self.ready_bytes = 0
+        self.out: dict[int, tuple[int, float]] = {}
+        """Position -> size and time of what was handed over and is not settled, in rising order."""
+        self.out_bytes = 0
+        self.paused = False
+        self.settled = 0
+        self.idle_since = 0.0
+        self._arrived = arrived
+        self._channel: Channel | None = None
+
+    # -- life
+
+    def open(self, connection: Connection, prefetch: int, lost: Callable[[Flow, ChannelClosed], None]) -> None:
+        """Consume, without waiting: what the broker refuses comes as ``lost``."""
+        channel = self._channel = connection.open_channel()
+        channel.on_content = self._content
+        channel.on_closed = lambda reason: lost(self, reason)
+        channel.on_cancel = lambda: lost(self, ChannelClosed(404, f"the broker ended the consumer of {self.queue!r}"))
+        channel.expect()
+        channel.tell(commands.Basic.Qos(prefetch_count=prefetch))
+        channel.expect()
+        channel.tell(self._consume())
+
+    def _consume(self) -> commands.Basic.Consume:
+        return commands.Basic.Consume(queue=self.queue)
+
+    def close(self) -> None:
+        """Close the channel: what is not acknowledged goes back, in its order. Cancelling alone would let the next
+        consumer pass what is still out."""
+        if self._channel is not None:
+            self._channel.on_closed = lambda reason: None
+            self._channel.close()
+            self._channel = None
+        self.ready.clear()
+        self.ready_bytes = 0
+
+    # -- deliveries
+
+    def _content(self, method: bytes, header: bytes, body: bytes) -> None:
+        got = wire.delivered(method, header)
+        delivery = Delivery(self.slice, got.tag - 1, got.key, got.headers, body, got.time)
+        self._keep(delivery, len(body) + len(header))
+
+    def _keep(self, delivery: Delivery, size: int) -> None:
+        self.ready.append((delivery, size))
+        self.ready_bytes += size
+        self._arrived(self, size)
+
+    def hand_over(self, count: int, size: int, *, whole: bool) -> list[Delivery]:
+        """As many as fit; ``whole``: at least one, however large."""
+        items: list[Delivery] = []
+        ready, out = self.ready, self.out
+        while ready and len(items) < count:
+            delivery, cost = ready[0]
+            if cost > size and not (whole and not items):
+                break
+            ready.popleft()
+            size -= cost
+            self.ready_bytes -= cost
+            self.out_bytes += cost
+            out[delivery.position] = cost, delivery.time
+            items.append(delivery)
+        return items
+
+    def settle(self, positions: Sequence[int]) -> tuple[int, int]:
+        """Acknowledge these; the count and the bytes that are not out any more.
+
+        Where all before a message are finished, one frame says so for all of them: it means the same, and costs the
+        broker one step instead of many.
+        """
+        out = self.out
+        done: list[int] = []
+        size = 0
+        for position in positions:
+            found = out.pop(position, None)
+            if found is not None:
+                size += found[0]
+                done.append(position)
+        if not done or self._channel is None:
+            return len(done), size
+        self.out_bytes -= size
+        self.settled += len(done)
+        first_out = next(iter(out), None)
+        prefix = max((each for each in done if first_out is None or each < first_out), default=None)
+        frames = [] if prefix is None else [wire.ack(self._channel.number, prefix + 1, True)]
+        frames += [wire.ack(self._channel.number, p + 1, False) for p in done if prefix is None or p > prefix]
+        self._channel.connection.write(wire.joined(frames))
+        return len(done), size
+
+    @property
+    def held(self) -> int:
+        """Messages that the broker has given to us and that are not settled."""
+        return len(self.ready) + len(self.out)
+
+    @property
+    def oldest(self) -> float | None:
+        times: Iterable[float] = (time for _, time in self.out.values())
+        first = next((time for time in times if time), None)
+        if first is None and self.ready:
+            return self.ready[0][0].time or None
+        return first
+
+    @property
+    def idle(self) -> bool:
+        return not self.ready and not self.out
+
+
+class HistoryFlow(Flow):
+    """Of a topic's history: in order, settled by its prefix, up to a marker of our own. ``position`` is the offset."""
+
+    each = False
+
+    def __init__(
+        self,
+        slice: Slice,
+        stream: str,
+        first: int | None,
+        arrived: Callable[[Flow, int], None],
+        ended: Callable[[], None],
+    ) -> None:
+        super().__init__(slice, stream, arrived)
+        self.incarnation = stream
+        self.marker = os.urandom(8).hex()
+        self.end: int | None = None
+        """Where our marker lies: nothing behind it is wanted."""
+        self._first, self._tags = first, dict[int, int]()
+        self._ended = ended
+
+    def _consume(self) -> commands.Basic.Consume:
+        offset = "first" if self._first is None else self._first
+        return commands.Basic.Consume(queue=self.queue, arguments={"x-stream-offset": offset})
+
+    def _content(self, method: bytes, header: bytes, body: bytes) -> None:
+        got = wire.delivered(method, header)
+        assert self._channel is not None
+        if got.marker == self.marker:
+            self.end = got.offset
+            self._ended()
+        passed = self._first is not None and got.offset < self._first
+        if got.marker or passed or self.end is not None:
+            self._channel.connection.write(wire.ack(self._channel.number, got.tag, False))
+            return
+        self._tags[got.offset] = got.tag
+        delivery = Delivery(self.slice, got.offset, got.key, got.headers, body, got.time)
+        self._keep(delivery, len(body) + len(header))
+
+    def settle(self, positions: Sequence[int]) -> tuple[int, int]:
+        """``positions``: next ones wanted, all before them are finished."""
+        at = max(positions)
+        done = [position for position in self.out if position < at]
+        size = tag = 0
+        for position in done:
+            size += self.out.pop(position)[0]
+            tag = self._tags.pop(position)
+        if done and self._channel is not None:
+            self.settled = done[-1] + 1
+            self.out_bytes -= size
+            self._channel.connection.write(wire.ack(self._channel.number, tag, True))
+        if done:
+            self._ended()
+        return len(done), size
+
+    @property
+    def finished(self) -> bool:
+        """All up to the marker is settled."""
+        return self.end is not None and self.idle

@@ -1,0 +1,74 @@
+"""The management API, where the broker has it: the only way to see bindings, and what others have not settled."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+import urllib.request
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from eventkeel.transports.rabbitmq.settings import Options
+
+log = logging.getLogger("eventkeel.transports.rabbitmq")
+
+_PATIENCE = 3.0
+_PORTS = {5672: 15672, 5671: 15672}
+"""Where the API is, beside a broker at its usual port."""
+
+
+class Management:
+    """Answers None where the API is not to be had: nothing depends on it but how much can be looked at."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        host, port = options.hosts[0]
+        usual = f"http://{host}:{_PORTS[port]}" if port in _PORTS else ""
+        self._address = "" if options.management == "no" else options.management.rstrip("/") or usual
+        self.cluster = ""
+        """The name of the cluster that we are connected to: an API that has another one is not asked."""
+        self._checked = False
+
+    async def bindings(self) -> set[tuple[str, str, str]] | None:
+        """(source, destination, routing key) of every binding in the virtual host."""
+        found = await self._get("bindings")
+        if not isinstance(found, list):
+            return None
+        return {(str(each["source"]), str(each["destination"]), str(each["routing_key"])) for each in found}
+
+    async def unsettled(self) -> dict[str, int]:
+        """Of each queue, how many messages are out, as of some seconds ago."""
+        found = await self._get("queues?columns=name,messages_unacknowledged&disable_stats=false")
+        if not isinstance(found, list):
+            return {}
+        return {str(each["name"]): int(each.get("messages_unacknowledged") or 0) for each in found}
+
+    async def _get(self, what: str) -> Any:
+        if not self._address:
+            return None
+        name, _, query = what.partition("?")
+        vhost = quote(self._options.vhost, safe="")
+        try:
+            if not self._checked:
+                overview = await asyncio.to_thread(self._fetch, f"{self._address}/api/overview")
+                if self.cluster and overview.get("cluster_name") != self.cluster:
+                    raise ValueError("another broker's")
+                self._checked = True
+            url = f"{self._address}/api/{name}/{vhost}{'?' + query if query else ''}"
+            return await asyncio.to_thread(self._fetch, url)
+        except (OSError, ValueError) as error:
+            if not self._checked and not self._options.management:
+                self._address = ""  # the usual port, and nobody there, or somebody else
+                log.info("the bindings of broker %s are not looked at: %s", self._options.name, error)
+            return None
+
+    def _fetch(self, url: str) -> Any:
+        if urlsplit(url).scheme not in ("http", "https"):
+            raise ValueError("management in the broker's URL is no http:// or https:// address")
+        request = urllib.request.Request(url)
+        login = f"{self._options.user}:{self._options.password}".encode()
+        request.add_header("Authorization", "Basic " + base64.b64encode(login).decode())
+        with urllib.request.urlopen(request, timeout=_PATIENCE) as answer:
+            return json.load(answer)

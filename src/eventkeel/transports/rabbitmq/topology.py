@@ -1,0 +1,390 @@
+"""Exchanges, queues, bindings: declared in an order in which no message can be missed, and looked at again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from pamqp import commands
+
+from eventkeel.errors import BrokerUnavailable, ConfigurationError
+from eventkeel.message import Slice
+from eventkeel.ports.transport import Finding, GroupWant, TopicWant, Topology
+from eventkeel.transports.rabbitmq.connection import Channel, ChannelClosed, Line
+from eventkeel.transports.rabbitmq.management import Management
+from eventkeel.transports.rabbitmq.registry import Generation, Record, Registry, State, declare_queue, exists, now
+from eventkeel.transports.rabbitmq.settings import Options, quorum_arguments, shard_arguments, stream_arguments
+
+HISTORY = 0
+"""Generation of the slice that is a topic's history."""
+
+
+def refill_command(group: str, topic: str) -> str:
+    """What to type when a generation is not as it was declared."""
+    return f"eventkeel refill MODULE:SERVICE --topic {topic}   (MODULE:SERVICE is the service of group {group})"
+
+
+class Declarer:
+    """Makes and checks what the registry says there is."""
+
+    def __init__(self, options: Options, line: Line, registry: Registry, management: Management) -> None:
+        self._options, self._line = options, line
+        self.registry, self._management = registry, management
+        self._lock = asyncio.Lock()
+        self._hashes: bool | None = None
+
+    # -- what is wanted
+
+    async def topology(self, want: Topology, *, apply: bool) -> list[Finding]:
+        """See the port."""
+        async with self._lock:
+            if apply:
+                await self.registry.declare()
+                if want.groups:
+                    await self.look_for_hashes()
+            try:
+                state = await self.registry.sync()
+            except ConfigurationError:
+                if apply:
+                    raise
+                state = State()
+            findings, fresh = await self._topics(want.topics, state, apply)
+            refused = any(each.kind == "refused" for each in findings)
+            born: set[tuple[str, str]] = set()
+            for group in want.groups:
+                found = await self._register(group, state, apply)
+                findings += found
+                if any(each.kind == "refused" for each in found) or refused:
+                    continue
+                for topic in fresh.keys() & set(group.topics):
+                    await self._make(group.name, topic, 1, self._shards(fresh[topic]))
+                    born.add((group.name, topic))
+            if apply and not refused:
+                await self._open(fresh, born)
+                for group in want.groups:
+                    if not any(each.kind == "refused" and group.name in each.what for each in findings):
+                        findings += await self._generations(group, fresh)
+            return findings
+
+    async def _topics(
+        self, wanted: Sequence[TopicWant], state: State, apply: bool
+    ) -> tuple[list[Finding], dict[str, int]]:
+        """What there is to say, and the topics that nobody has declared yet."""
+        findings: list[Finding] = []
+        fresh: dict[str, int] = {}
+        for want in wanted:
+            what, known = f"topic {want.name!r}", state.topics.get(want.name)
+            if known is not None and known.partitions != want.partitions:
+                findings.append(
+                    Finding(
+                        "refused",
+                        what,
+                        f"its groups have {known.partitions} shard queues each on this broker, and {want.partitions} "
+                        f"are wanted. Set partitions={known.partitions}, or give it a new generation for each of its "
+                        f"services: eventkeel refill MODULE:SERVICE --topic {want.name} (with partitions="
+                        f"{want.partitions} in the configuration)",
+                    )
+                )
+            elif known is not None and await self._stands(want.name):
+                if apply:  # whoever made the topic may have died before it did this
+                    async with _Say(self._line, self._options) as channel:
+                        await self._bind_history(channel, want.name)
+                findings.append(Finding("same", what))
+            elif not apply:
+                findings.append(Finding("refused", what, "it does not exist on this broker"))
+            else:
+                findings.append(Finding("created", what))
+                if known is None:
+                    fresh[want.name] = want.partitions
+                    await self._declare_topic(want.name)
+                else:
+                    await self._stand_up(want.name, state)
+        return findings, fresh
+
+    async def _stands(self, topic: str) -> bool:
+        channel = await (await self._line.get()).channel()
+        try:
+            passive = commands.Exchange.Declare(exchange=self._options.exchange(topic), passive=True)
+            await channel.ask(passive, commands.Exchange.DeclareOk)
+            return await exists(channel, self._options.history_of(topic))
+        except ChannelClosed as closed:
+            if closed.code == 404:
+                return False
+            raise BrokerUnavailable(f"broker {self._options.name}: {closed}") from closed
+        finally:
+            channel.close()
+
+    async def _declare_topic(self, topic: str) -> None:
+        """Its exchange and its history, not bound yet: nothing that is published now is taken."""
+        async with _Say(self._line, self._options) as channel:
+            declare = commands.Exchange.Declare(
+                exchange=self._options.exchange(topic), exchange_type="topic", durable=True
+            )
+            await channel.ask(declare, commands.Exchange.DeclareOk)
+            stream = declare_queue(self._options.history_of(topic), stream_arguments(self._options, age=True))
+            await channel.ask(stream, commands.Queue.DeclareOk)
+
+    async def _stand_up(self, topic: str, state: State) -> None:
+        """Somebody has deleted the exchange or the history. While there was no exchange, nobody could publish."""
+        await self._declare_topic(topic)
+        async with _Say(self._line, self._options) as channel:
+            for group, name in state.generations:
+                generation = state.last(group, name)
+                if name == topic and generation is not None:
+                    await self._bind(channel, group, topic, generation.number)
+            await self._bind_history(channel, topic)
+
+    async def _open(self, fresh: dict[str, int], born: set[tuple[str, str]]) -> None:
+        """Say who was bound from the beginning, then bind the histories: from here on the topics take messages."""
+        for topic, partitions in fresh.items():
+            groups = tuple(sorted(group for group, name in born if name == topic))
+            await self.registry.append(Record("topic", topic=topic, partitions=partitions, born=groups))
+            async with _Say(self._line, self._options) as channel:
+                await self._bind_history(channel, topic)
+
+    async def _bind_history(self, channel: Channel, topic: str) -> None:
+        bind = commands.Queue.Bind(
+            queue=self._options.history_of(topic), exchange=self._options.exchange(topic), routing_key="#"
+        )
+        await channel.ask(bind, commands.Queue.BindOk)
+
+    # -- groups
+
+    async def _register(self, group: GroupWant, state: State, apply: bool) -> list[Finding]:
+        what = f"group {group.name!r}"
+        if group.name not in state.groups:
+            if not apply:
+                return [Finding("refused", what, "it does not exist on this broker")]
+            await self._declare_dead(group.name)
+            await self.registry.append(Record("group", group=group.name, store=group.store_id))
+            if state.groups.get(group.name) == group.store_id:
+                return [Finding("created", what)]
+        if state.groups[group.name] != group.store_id:
+            return [
+                Finding(
+                    "refused",
+                    what,
+                    "another database consumes under this name on this broker; give this service another group, or "
+                    "connect it to the database of the first one",
+                )
+            ]
+        return [Finding("same", what)]
+
+    async def _declare_dead(self, group: str) -> None:
+        """What the broker has handed over too often goes here, below our own attempts."""
+        dead = self._options.dead(group)
+        async with _Say(self._line, self._options) as channel:
+            declare = commands.Exchange.Declare(exchange=dead, exchange_type="fanout", durable=True)
+            await channel.ask(declare, commands.Exchange.DeclareOk)
+            await channel.ask(declare_queue(dead, quorum_arguments(self._options)), commands.Queue.DeclareOk)
+            await channel.ask(commands.Queue.Bind(queue=dead, exchange=dead, routing_key="#"), commands.Queue.BindOk)
+
+    async def _generations(self, group: GroupWant, fresh: dict[str, int]) -> list[Finding]:
+        """A first generation for each topic that has none of this group."""
+        state = self.registry.state
+        findings: list[Finding] = []
+        for name in group.topics:
+            topic = state.topics.get(name)
+            if topic is None or state.last(group.name, name) is not None:
+                continue
+            past = group.name not in topic.born
+            if past or name not in fresh:
+                await self._make(group.name, name, 1, self._shards(topic.partitions))
+            await self._announce(group.name, name, 1, self._shards(topic.partitions), past=past)
+            if name not in fresh:
+                findings.append(Finding("created", f"group {group.name!r}", f"its queues of topic {name!r}"))
+        return findings
+
+    async def _announce(self, group: str, topic: str, number: int, shards: int, *, past: bool) -> None:
+        record = Record("generation", group=group, topic=topic, generation=number, shards=shards, past=past, at=now())
+        await self.registry.append(record)
+
+    def _shards(self, partitions: int) -> int:
+        return partitions if self._hashes else 1
+
+    async def look_for_hashes(self) -> bool:
+        """Whether the broker has the plugin of consistent hashing. An unknown type ends a whole connection."""
+        if self._hashes is None:
+            line = Line(self._options, "look")
+            try:
+                channel = await (await line.get()).channel()
+                name = f"{self._options.prefix}eventkeel.hash"
+                declare = commands.Exchange.Declare(exchange=name, exchange_type="x-consistent-hash", durable=True)
+                await channel.ask(declare, commands.Exchange.DeclareOk)
+                self._hashes = True
+            except (ChannelClosed, BrokerUnavailable) as trouble:
+                if "unknown exchange type" not in str(trouble):
+                    raise BrokerUnavailable(f"broker {self._options.name}: {trouble}") from trouble
+                self._hashes = False
+            finally:
+                await line.close(1.0)
+        return self._hashes
+
+    # -- generations
+
+    async def _make(self, group: str, topic: str, number: int, shards: int) -> None:
+        """A hash exchange, its queues, and the binding that lets messages in, last."""
+        name = self._options.generation(group, topic, number)
+        async with _Say(self._line, self._options) as channel:
+            kind = "x-consistent-hash" if self._hashes else "fanout"
+            await channel.ask(
+                commands.Exchange.Declare(exchange=name, exchange_type=kind, durable=True),
+                commands.Exchange.DeclareOk,
+            )
+            for shard in range(shards):
+                queue = self._options.queue(group, topic, number, shard)
+                await channel.ask(declare_queue(queue, shard_arguments(self._options, group)), commands.Queue.DeclareOk)
+                # The routing key of a binding to a hash exchange is its weight.
+                bind = commands.Queue.Bind(queue=queue, exchange=name, routing_key="1")
+                await channel.ask(bind, commands.Queue.BindOk)
+            await self._bind(channel, group, topic, number)
+
+    async def _bind(self, channel: Channel, group: str, topic: str, number: int) -> None:
+        bind = commands.Exchange.Bind(
+            destination=self._options.generation(group, topic, number),
+            source=self._options.exchange(topic),
+            routing_key="#",
+        )
+        await channel.ask(bind, commands.Exchange.BindOk)
+
+    async def refill(self, group: str, topic: str, partitions: int | None = None) -> str:
+        """Replace a group's generation of a topic by a new one, which begins with what the history holds.
+
+        Safe at any moment, and safe to repeat: what the old queues hold is handled before it, and the inbox knows
+        what was handled already. Returns what was done, for people.
+        """
+        async with self._lock:
+            await self.look_for_hashes()
+            state = await self.registry.sync()
+            known, old = state.topics.get(topic), state.last(group, topic)
+            if known is None or old is None:
+                raise ConfigurationError(f"group {group!r} has no queues of topic {topic!r} on this broker")
+            if partitions is not None and partitions != known.partitions:
+                await self.registry.append(Record("resize", topic=topic, partitions=partitions))
+            shards = self._shards(known.partitions if partitions is None else partitions)
+            number = old.number + 1
+            await self._make(group, topic, number, shards)
+            await self._unbind(group, topic, old.number)
+            await self._announce(group, topic, number, shards, past=True)
+            return (
+                f"group {group!r}, topic {topic!r}: generation {number} with {shards} queues takes what comes; what "
+                f"lies in generation {old.number} is handled first, then what the history holds"
+            )
+
+    async def _unbind(self, group: str, topic: str, number: int) -> None:
+        unbind = commands.Exchange.Unbind(
+            destination=self._options.generation(group, topic, number),
+            source=self._options.exchange(topic),
+            routing_key="#",
+        )
+        async with _Say(self._line, self._options) as channel:
+            await channel.ask(unbind, commands.Exchange.UnbindOk)
+
+    async def remove(self, group: str, topic: str, generation: Generation) -> None:
+        """Delete a generation that is drained; never a queue that holds something."""
+        name = self._options.generation(group, topic, generation.number)
+        for shard in range(generation.shards):
+            queue = self._options.queue(group, topic, generation.number, shard)
+            async with _Say(self._line, self._options, missing_is_fine=True) as channel:
+                delete = commands.Queue.Delete(queue=queue, if_unused=True, if_empty=True)
+                await channel.ask(delete, commands.Queue.DeleteOk)
+        async with _Say(self._line, self._options, missing_is_fine=True) as channel:
+            await channel.ask(commands.Exchange.Delete(exchange=name, if_unused=True), commands.Exchange.DeleteOk)
+
+    # -- looking
+
+    async def slices(self, group: str, topics: Sequence[str]) -> list[Slice]:
+        """What is consumed now. Raises ConfigurationError for a topic that does not exist."""
+        state = await self.registry.alive()
+        if any(state.last(group, topic) is None for topic in topics):
+            await self.registry.sync()  # it may have been declared this moment, elsewhere
+        found: list[Slice] = []
+        for topic in topics:
+            if topic not in state.topics:
+                raise ConfigurationError(
+                    f"topic {topic!r} does not exist on broker {self._options.name}; it is created when a service that "
+                    "publishes or handles it is started"
+                )
+            found += slices_of(state, group, topic)
+        return found
+
+    async def damage(self, group: str, topics: Sequence[str]) -> str:
+        """What of the group's newest generations is not as it was declared, with what to do; empty: nothing."""
+        state = self.registry.state
+        for topic in topics:
+            generation = state.last(group, topic)
+            if generation is None:
+                continue
+            missing = await self._lost_queues(group, topic, generation)
+            if not missing:
+                missing = await self._lost_bindings(group, topic, generation)
+            if missing:
+                return (
+                    f"group {group!r}, topic {topic!r}: {missing}. Messages for it may be missing, and keys would move "
+                    f"to other queues; give the group a new generation, which fills the gap from the topic's history: "
+                    f"{refill_command(group, topic)}"
+                )
+        return ""
+
+    async def _lost_queues(self, group: str, topic: str, generation: Generation) -> str:
+        connection = await self._line.get()
+        channel = await connection.channel()
+        try:
+            for shard in range(generation.shards):
+                queue = self._options.queue(group, topic, generation.number, shard)
+                if not await exists(channel, queue):
+                    return f"queue {queue!r} is gone from broker {self._options.name}"
+            return ""
+        finally:
+            channel.close()
+
+    async def _lost_bindings(self, group: str, topic: str, generation: Generation) -> str:
+        real = await self._management.bindings()
+        if real is None:
+            return ""
+        name = self._options.generation(group, topic, generation.number)
+        queues = [self._options.queue(group, topic, generation.number, each) for each in range(generation.shards)]
+        wanted = [(self._options.exchange(topic), name, "#"), *((name, queue, "1") for queue in queues)]
+        for source, destination, key in wanted:
+            if (source, destination, key) not in real:
+                return f"the binding of {destination!r} to exchange {source!r} is gone from broker {self._options.name}"
+        extra = [each for each in real if each[0] == name and each not in wanted]
+        if extra:
+            return f"exchange {name!r} has a binding that does not belong to it, to {extra[0][1]!r}"
+        return ""
+
+
+def slices_of(state: State, group: str, topic: str) -> list[Slice]:
+    """The slices of a topic that are consumed now: an older generation's until they are drained, then what the
+    history holds, then the newest one's."""
+    generation = state.current(group, topic)
+    if generation is None:
+        return []
+    if generation.waits_for_past:
+        return [Slice(topic, 0, HISTORY)]
+    return [
+        Slice(topic, shard, generation.number) for shard in range(generation.shards) if shard not in generation.drained
+    ]
+
+
+class _Say:
+    """A channel for some declarations, closed afterwards; what the broker refuses is told."""
+
+    def __init__(self, line: Line, options: Options, *, missing_is_fine: bool = False) -> None:
+        self._line, self._options, self._fine = line, options, missing_is_fine
+        self._channel: Channel | None = None
+
+    async def __aenter__(self) -> Channel:
+        self._channel = await (await self._line.get()).channel()
+        return self._channel
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if self._channel is not None:
+            self._channel.close()
+        if not isinstance(error, ChannelClosed):
+            return False
+        if self._fine and error.code in (404, 406):
+            return True
+        if error.code in (403, 406):
+            raise ConfigurationError(f"broker {self._options.name} refuses it: {error}") from error
+        raise BrokerUnavailable(f"broker {self._options.name}: {error}") from error
