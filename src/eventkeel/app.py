@@ -28,6 +28,7 @@ from eventkeel.engine.membership import Membership
 from eventkeel.engine.outside import OpenDoor
 from eventkeel.engine.ownership import Ownership
 from eventkeel.engine.relay import Relay
+from eventkeel.engine.step_lane import StepLane
 from eventkeel.errors import ConfigurationError, GroupTaken, PositionError
 from eventkeel.event import POSITION
 from eventkeel.event import topics as declared_topics
@@ -186,6 +187,7 @@ class Runtime:
         return Numbers(
             batch_size=config.batch_size,
             lanes=config.lanes or (4 if parallel else 1),
+            steps=config.steps_concurrency,
             lease=config.lease,
             deadline=self.service.deadline,
             budget_count=config.budget_count,
@@ -280,12 +282,16 @@ class Runtime:
         if consumes:
             ownership = self.ownership
             self.lanes += [Lane(context, ownership.settle, ownership.fenced) for _ in range(numbers.lanes)]
+            if any(consumer.steps for consumer in context.routes.consumers):
+                self.lanes.append(StepLane(context, ownership.settle, ownership.fenced, numbers.steps))
         self.relay = Relay(context, self.ownership, self.config.partitions)
         self._parts = [*self.lanes, self.ownership, self.relay]
         if self._subscription is not None:
             self._intake = Intake(context, self._subscription, self.lanes, self.ownership)
+            self._parts += [self._intake, Housekeeping(context)]
+        if self.mode == "worker":  # one that only publishes has timers, too
             self.due = Due(context)
-            self._parts += [self._intake, self.due, Housekeeping(context)]
+            self._parts.append(self.due)
         return self.relay
 
     # -- stop ----------------------------------------------------------------------------------

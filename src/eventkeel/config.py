@@ -60,6 +60,7 @@ class Config:
     partitions: int = option(8, "partitions of a topic that is created", least=1)
     lanes: int = option(0, "lanes of a process; 0: as many as the store can run at once", least=0)
     batch_size: int = option(100, "most deliveries in one unit of work; 1: one transaction each", least=1)
+    steps_concurrency: int = option(16, "most handlers with steps that a process runs at once", least=1)
     lease: float = option(5.0, "seconds after which a silent process loses its slices", above=0)
     budget_count: int = option(2000, "most deliveries a process holds that are not settled", least=1)
     budget_bytes: int = option(16 * 1024 * 1024, "most bytes of deliveries a process holds", least=1)

@@ -41,6 +41,8 @@ class Numbers(msgspec.Struct, frozen=True, kw_only=True):
     budget_bytes: int = 16 * 1024 * 1024
     relay_wave: int = 2000
     publish_deadline: float = 10.0
+    steps: int = 16
+    """Deliveries of handlers with steps that run at once."""
     key_cap: int = 1000
     """Deliveries that may wait behind one failed one; at more, their partition waits (never dropped)."""
     poll: float = 0.2

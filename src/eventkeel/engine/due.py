@@ -1,4 +1,4 @@
-"""Runs what is due: the heads of keys that wait.
+"""Runs what is due: the heads of keys that wait, and the events that were published for later.
 
 The gate is *leased* (owner, epoch, until) in a short transaction; the head runs in its own unit, and
 only that unit's last statements take the gate row: no lock on a gate or on a parked inbox row is
@@ -7,21 +7,24 @@ held while user code runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Sequence
 
 from eventkeel import codec
-from eventkeel.drive import Program, drive
+from eventkeel.drive import drive
 from eventkeel.engine.aside import whole
 from eventkeel.engine.context import Context
 from eventkeel.engine.faults import point
+from eventkeel.engine.heads import GateLost, LeasedHead, forward_unit, head_unit, outcome_unit
 from eventkeel.engine.inside import INSIDE
 from eventkeel.engine.lanes import DEATHS
 from eventkeel.engine.lifecycle import Part
 from eventkeel.engine.running import ERROR_TEXT, Deadline, Runner, error_text
-from eventkeel.engine.unit_of_work import UnitFailed, call_handler
+from eventkeel.engine.stepping import run_steps
+from eventkeel.engine.timers import fire_unit
+from eventkeel.engine.unit_of_work import UnitFailed
 from eventkeel.engine.work import Arrived, Share, Work, tell
 from eventkeel.errors import CommitUnknown, Fenced, MalformedMessage, StoreUnavailable, UnknownType
-from eventkeel.handling import QueuedWriteFailed, Scope
 from eventkeel.message import Delivery, Headers
 from eventkeel.policy.retry import Decision, Retry, backoff, decide
 from eventkeel.ports.observer import Ending
@@ -30,61 +33,135 @@ from eventkeel.routing import Consumer
 
 AT_ONCE = 20
 """Gates leased in one turn."""
+TIMERS_AT_ONCE = 500
+"""Events sent in one transaction."""
 NET = 1.0
 """Seconds between two looks where nobody said that a gate changed: the net below the wake-ups."""
+IN_THE_WAY = 0.1
+"""Seconds between two looks at what is due and cannot be had: another process is at it."""
 UNKNOWN = Retry(attempts=0, first=5.0, cap=60.0)
 """How often a type nobody knows is tried again: a deploy brings a new process, which tries at once."""
 
 
 class Due(Part):
-    """One loop for the parked heads of all consumers of this service."""
+    """One loop for the parked heads of all consumers of this service, and for its timers.
+
+    Heads run one after another, except those of handlers with steps, which wait for third parties: a
+    quarter of ``Numbers.steps`` of them at once, beside those that run in the lane.
+    """
 
     name = "due"
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self._names = (*context.routes.by_name, context.undecided)
-        self.running = False
+        consumers = context.routes.consumers
+        self._names = (*[consumer.name for consumer in consumers if not consumer.steps], context.undecided)
+        self._with_steps = tuple(consumer.name for consumer in consumers if consumer.steps)
+        self._most_calls = max(1, context.numbers.steps // 4)
+        self._calls: set[asyncio.Task[None]] = set()
+        self._ttl = context.numbers.deadline + 2 * context.numbers.lease
+        self._busy = False
         self._runner = Runner(context.service)
+
+    @property
+    def running(self) -> bool:
+        """A head is being run."""
+        return self._busy or bool(self._calls)
 
     async def stop(self) -> None:
         await super().stop()
+        while self._calls:
+            await asyncio.wait(self._calls)
         self._runner.close()
+
+    def kill(self) -> None:
+        super().kill()
+        for call in self._calls:
+            call.cancel()
+
+    async def ended(self) -> None:
+        await super().ended()
+        if self._calls:
+            await asyncio.wait(self._calls)
 
     async def run_once(self) -> None:
         INSIDE.set(self.context.service)
-        context = self.context
-        now = context.clock.now()
-        heads = await context.store.due(
-            self._names,
-            context.member,
-            limit=AT_ONCE,
-            ttl=context.numbers.deadline + 2 * context.numbers.lease,
-            now=now,
-        )
-        point("due.leased")
-        if heads:
-            self.running = True
-            try:
-                for head in heads:
-                    await self._run_key(head)
-            finally:
-                self.running = False
-            return
-        due = await context.store.next_due(now)
-        await self.pause(NET if due is None else min(NET, max(0.005, due - now)))
+        self._busy = True
+        try:
+            fired = await self._fire()
+            if self._with_steps and len(self._calls) < self._most_calls:
+                for head in await self._lease(self._with_steps, self._most_calls - len(self._calls)):
+                    self._call(head)
+            heads = await self._lease(self._names, AT_ONCE)
+            point("due.leased")
+            for head in heads:
+                await self._run_key(head, self._runner)
+        finally:
+            self._busy = False
+        if not heads and not fired:
+            await self.pause(await self._until_next())
 
-    async def _run_key(self, head: Head) -> None:
+    async def _lease(self, names: Sequence[str], limit: int) -> list[Head]:
+        context = self.context
+        return await context.store.due(names, context.member, limit=limit, ttl=self._ttl, now=context.clock.now())
+
+    async def _until_next(self) -> float:
+        """Seconds, at most NET. What is due and was not run is in other hands, or has to wait for one of ours."""
+        store, now = self.context.store, self.context.clock.now()
+        gate, timer = await store.next_due(now), await store.next_timer()
+        ahead = [due - now for due in (gate, timer) if due is not None]
+        if any(wait <= 0 for wait in ahead):
+            return IN_THE_WAY
+        return min([NET, *ahead])
+
+    # -- timers --------------------------------------------------------------------------------
+
+    async def _fire(self) -> int:
+        """Events that are due join the order of their keys; how many."""
+        context = self.context
+        now, timer = context.clock.now(), await context.store.next_timer()
+        if timer is None or timer > now:
+            return 0
+        unit = context.store.unit()
+        try:
+            return await drive(fire_unit(unit, now, TIMERS_AT_ONCE), unit.connection)
+        finally:
+            unit.close()
+
+    # -- heads ---------------------------------------------------------------------------------
+
+    def _call(self, head: Head) -> None:
+        """Run a head with steps, and those behind it, beside everything else."""
+        task = asyncio.create_task(self._run_apart(head), name=f"eventkeel {head.lease.consumer} steps")
+        self._calls.add(task)
+        task.add_done_callback(self._called)
+
+    async def _run_apart(self, head: Head) -> None:
+        runner = Runner(self.context.service)
+        try:
+            await self._run_key(head, runner)
+        except Exception as error:  # the lease runs out, and then somebody tries again
+            self._trouble(error)
+        finally:
+            runner.close()
+
+    def _called(self, task: asyncio.Task[None]) -> None:
+        self._calls.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen: whoever ended it knows why
+        self.wake()
+
+    async def _run_key(self, head: Head, runner: Runner) -> None:
         """The head, and while they succeed those behind it."""
         current: Head | None = head
         while current is not None and not self._stopping:
-            gone = await self._run_head(current)
+            gone = await self._run_head(current, runner)
             current = None
             if gone is Gone.MORE:
                 held = await self.context.store.next_head(head.lease)
                 current = None if held is None else Head(head.lease, held, head.until)
 
-    async def _run_head(self, head: Head) -> Gone | None:
+    async def _run_head(self, head: Head, runner: Runner) -> Gone | None:
         """MORE: applied, and more wait. None: it did not succeed, or the gate is somebody else's."""
         context = self.context
         unit = context.store.unit()
@@ -94,15 +171,24 @@ class Due(Part):
             consumer = context.routes.by_name[head.lease.consumer]
             if not head.suspect:
                 async with context.quarantine.ordinary():
-                    return await self._run_consumer(unit, head, consumer)
+                    return await self._run_consumer(unit, head, consumer, runner)
             async with context.quarantine.suspect():
-                return None if await self._kills(unit, head) else await self._run_consumer(unit, head, consumer)
-        except (Fenced, CommitUnknown, StoreUnavailable) as error:
+                if await self._kills(unit, head):
+                    return None
+                return await self._run_consumer(unit, head, consumer, runner)
+        except GateLost:
             for observer in context.observers:
-                observer.trouble(f"{context.service} due", error)
+                observer.fenced(head.held.slice)
+            return None
+        except (Fenced, CommitUnknown, StoreUnavailable) as error:
+            self._trouble(error)
             return None  # the lease runs out, and the inbox tells what happened
         finally:
             unit.close()
+
+    def _trouble(self, error: BaseException) -> None:
+        for observer in self.context.observers:
+            observer.trouble(f"{self.context.service} due", error)
 
     async def _kills(self, unit: Unit, head: Head) -> bool:
         """A head whose last process died is counted before it runs; after three deaths it is a dead letter."""
@@ -116,7 +202,7 @@ class Due(Part):
         self._report(_delivery(held), held, name, held.attempts, "dead", 0.0, text)
         return True
 
-    async def _run_consumer(self, unit: Unit, head: Head, consumer: Consumer) -> Gone | None:
+    async def _run_consumer(self, unit: Unit, head: Head, consumer: Consumer, runner: Runner) -> Gone | None:
         context, held = self.context, head.held
         attempt, began = held.attempts + 1, context.clock.monotonic()
         delivery = _delivery(held)
@@ -124,10 +210,7 @@ class Due(Part):
             decoded = codec.decode(delivery)
             work = _work(delivery, held, consumer, decoded.event, attempt)
             work.correlation = decoded.correlation
-            scope = context.scope(unit, [work], consumer.name)
-            deadline = Deadline(context.numbers.deadline, sync=consumer.sync)
-            program = head_unit(unit, scope, work, head, consumer, deadline.begun)
-            gone = await self._runner.run(program, unit, scope, deadline)
+            gone = await self._handle(unit, head, work, runner)
         except (MalformedMessage, UnknownType) as error:
             return await self._failed(head, consumer.retry, attempt, error, delivery)
         except UnitFailed as failed:
@@ -136,6 +219,17 @@ class Due(Part):
             return await self._failed(head, consumer.retry, attempt, failed.cause, delivery)
         self._report(delivery, held, consumer.name, attempt, "applied", context.clock.monotonic() - began)
         return gone
+
+    async def _handle(self, unit: Unit, head: Head, work: Work, runner: Runner) -> Gone | None:
+        context, consumer = self.context, work.consumer
+        assert consumer is not None
+        if consumer.steps:
+            ground = LeasedHead(head, self._ttl)
+            await run_steps(context, work, ground, runner)
+            return ground.gone
+        scope = context.scope(unit, [work], consumer.name)
+        deadline = Deadline(context.numbers.deadline, sync=consumer.sync)
+        return await runner.run(head_unit(unit, scope, work, head, consumer, deadline.begun), unit, scope, deadline)
 
     async def _failed(
         self, head: Head, policy: Retry, attempt: int, error: BaseException, delivery: Delivery
@@ -207,65 +301,6 @@ class Due(Part):
         told = tell(delivery, held.event_id, held.type, attempt, consumer)
         for observer in self.context.observers:
             observer.done(told, ending, seconds, error)
-
-
-class GateLost(Fenced):
-    """Another process runs this key's head by now; the unit was rolled back."""
-
-    def __init__(self, key: bytes) -> None:
-        super().__init__(f"the gate of key {key!r} belongs to another process now")
-
-
-def head_unit(
-    unit: Unit, scope: Scope, work: Work, head: Head, consumer: Consumer, begun: Callable[[], None]
-) -> Program[Gone]:
-    """Handler first, gate last: begin -> handler -> append -> take the gate, pop its head -> commit."""
-    yield from unit.begin(speculative=False)
-    begun()
-    try:
-        yield from call_handler(unit, scope, work, consumer, 0)
-        yield from scope.settle()
-        yield from unit.append(scope.records, scope.now)
-        gone = yield from _finish(unit, head, HeadOutcome("applied"), scope.now)
-        point("due.before_commit")
-        yield from unit.commit()
-    except QueuedWriteFailed as failed:
-        yield from unit.rollback()
-        raise UnitFailed(0, failed.cause) from failed.cause
-    except Exception as error:
-        yield from unit.rollback()
-        raise UnitFailed(0, error) from error
-    except BaseException:
-        yield from unit.rollback()
-        raise
-    finally:
-        scope.close()
-        point("unit.over")
-    return gone
-
-
-def outcome_unit(unit: Unit, head: Head, outcome: HeadOutcome, now: float) -> Program[Gone]:
-    """Re-date or kill a head, or pop it without an effect."""
-    return whole(unit, _finish(unit, head, outcome, now))
-
-
-def forward_unit(unit: Unit, head: Head, held: Held, consumers: list[str], now: float) -> Program[Gone]:
-    """Hand a delivery that can be read now to the gates of its consumers, in order."""
-
-    def body() -> Program[Gone]:
-        for consumer in consumers:
-            yield from unit.park(consumer, held, due=now, opens=True, epoch=0, now=now)
-        return (yield from _finish(unit, head, HeadOutcome("applied"), now))
-
-    return whole(unit, body())
-
-
-def _finish(unit: Unit, head: Head, outcome: HeadOutcome, now: float) -> Program[Gone]:
-    gone = yield from unit.finish_head(head.lease, head.held, outcome, now)
-    if gone is Gone.LOST:
-        raise GateLost(head.lease.key)
-    yield from unit.clear_attempt(head.lease.consumer, head.held.event_id)
-    return gone
 
 
 def _delivery(held: Held) -> Delivery:

@@ -10,6 +10,7 @@ from eventkeel.engine.faults import point
 from eventkeel.engine.lanes import Lane
 from eventkeel.engine.lifecycle import Part
 from eventkeel.engine.ownership import Ownership
+from eventkeel.engine.step_lane import StepLane
 from eventkeel.engine.work import Arrived, Refusal, Share, Work, tell
 from eventkeel.errors import ConfigurationError, MalformedMessage, UnknownType
 from eventkeel.message import Delivery
@@ -30,7 +31,9 @@ class Intake(Part):
 
     def __init__(self, context: Context, subscription: Subscription, lanes: list[Lane], ownership: Ownership) -> None:
         super().__init__(context)
-        self._subscription, self._lanes, self._ownership = subscription, lanes, ownership
+        self._subscription, self._ownership = subscription, ownership
+        self._lanes = [lane for lane in lanes if not isinstance(lane, StepLane)]
+        self._steps = [lane for lane in lanes if isinstance(lane, StepLane)]
         self._waiting = False
         self._taken = False
         for lane in lanes:
@@ -107,7 +110,8 @@ class Intake(Part):
             observer.received(tell(delivery, event_id, decoded.type, 1, ""))
         lane = self._lanes[hash((topic, key)) % len(self._lanes)]
         for consumer in consumers:
-            lane.put(
+            at = self._steps[0] if consumer.steps else lane
+            at.put(
                 Work(
                     arrived,
                     consumer,

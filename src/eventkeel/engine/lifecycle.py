@@ -75,12 +75,19 @@ class Part:
             except ConfigurationError as error:
                 self.fail(error)
                 return
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
+                if isinstance(error, asyncio.CancelledError) and self._to_end():
+                    raise
                 troubles += 1
                 for observer in self.context.observers:
                     observer.trouble(f"{self.context.service} {self.name}", error)
                 wait = min(5.0, 0.05 * 2 ** min(troubles, 10)) * (0.5 + self.context.dice())
                 await self.pause(wait)
+
+    def _to_end(self) -> bool:
+        """Somebody cancelled this loop. A cancellation that came out of what it awaited is trouble like any other."""
+        task = asyncio.current_task()
+        return self._stopping or (task is not None and task.cancelling() > 0)
 
     def fail(self, error: BaseException) -> None:
         """Nothing but an operator can help: stop the service with this error."""

@@ -119,7 +119,7 @@ def _handle_each(
                 yield from call_handler(unit, scope, work, consumer, index)
                 endings[index] = "applied"
             elif work.key not in again:  # what follows on a key must not pass what is handed in again
-                endings[index] = yield from _set_aside(unit, work, verdict, scope.now, limits.cap)
+                endings[index] = yield from set_aside(unit, work, verdict, scope.now, limits.cap)
                 if endings[index] is None:
                     again.add(work.key)
         except Exception as error:
@@ -135,29 +135,31 @@ def call_handler(unit: Unit, scope: Scope, work: Work, consumer: Consumer, index
     """Run user code for one delivery. A handler of lists is given a list of one here."""
     tx = SyncTransaction(scope, index) if consumer.sync else Transaction(scope, index)
     if consumer.plain:
-        yield from _invoke(scope, consumer, Invoke(consumer.call, (work.event, tx)))
+        yield from invoke(scope, consumer, Invoke(consumer.call, (work.event, tx)))
     else:
         told = work.told() if consumer.wants_delivery else None
         one = consumer.batch
         arguments = consumer.arguments([work.event] if one else work.event, tx, [told] if one else told)
-        yield from _invoke(scope, consumer, Invoke(_by_name, (consumer, arguments)))
-    _check_alive(unit, scope, consumer)
+        yield from invoke(scope, consumer, Invoke(by_name, (consumer, arguments)))
+    check_alive(unit, scope, consumer)
 
 
-def _by_name(consumer: Consumer, arguments: dict[str, object]) -> object:
+def by_name(consumer: Consumer, arguments: dict[str, object]) -> object:
     return consumer.call(**arguments)
 
 
-def _invoke(scope: Scope, consumer: Consumer, invoke: Invoke) -> Program[None]:
+def invoke(
+    scope: Scope, consumer: Consumer, call: Invoke, *, passing: type[BaseException] = QueuedWriteFailed
+) -> Program[None]:
     """User code may raise anything; what would end the loop that runs it, or speaks of another database than
-    this unit's, becomes an ordinary failure."""
+    this unit's, becomes an ordinary failure. ``passing``: what is the engine's own."""
     try:
-        made = yield invoke
+        made = yield call
     except (StoreUnavailable, CommitUnknown) as error:
         if error is scope.unavailable:
             raise
         raise RuntimeError(f"{consumer.name} raised {type(error).__name__}, not of its own database") from error
-    except (Exception, QueuedWriteFailed, CancelledError, KeyboardInterrupt):
+    except (Exception, QueuedWriteFailed, passing, CancelledError, KeyboardInterrupt):
         raise
     except BaseException as error:
         raise RuntimeError(f"{consumer.name} raised {type(error).__name__}, which is no Exception") from error
@@ -179,22 +181,22 @@ def _handle_together(
         if verdict is Verdict.NEW:
             endings.append("applied")
         else:
-            endings.append((yield from _set_aside(unit, work, verdict, scope.now, limits.cap)))
+            endings.append((yield from set_aside(unit, work, verdict, scope.now, limits.cap)))
     fresh = [work for work, verdict in zip(works, verdicts, strict=True) if verdict is Verdict.NEW]
     if fresh:
         tx = SyncTransaction(scope, 0) if consumer.sync else Transaction(scope, 0)
         told = [work.told() for work in fresh] if consumer.wants_delivery else []
         arguments = consumer.arguments([work.event for work in fresh], tx, told)
         try:
-            yield from _invoke(scope, consumer, Invoke(_by_name, (consumer, arguments)))
-            _check_alive(unit, scope, consumer)
+            yield from invoke(scope, consumer, Invoke(by_name, (consumer, arguments)))
+            check_alive(unit, scope, consumer)
             yield from scope.flush()
         except QueuedWriteFailed as failed:
             raise UnitFailed(None if len(works) > 1 else 0, failed.cause) from failed.cause
     return endings
 
 
-def _set_aside(unit: Unit, work: Work, verdict: Verdict, now: float, cap: int) -> Program[Ending | None]:
+def set_aside(unit: Unit, work: Work, verdict: Verdict, now: float, cap: int) -> Program[Ending | None]:
     """Everything but a fresh claim: a duplicate, a key that waits, an identity with other facts."""
     if verdict is Verdict.DONE:
         return "duplicate"
@@ -213,7 +215,7 @@ def _set_aside(unit: Unit, work: Work, verdict: Verdict, now: float, cap: int) -
     return "conflict"
 
 
-def _check_alive(unit: Unit, scope: Scope, consumer: Consumer) -> None:
+def check_alive(unit: Unit, scope: Scope, consumer: Consumer) -> None:
     """A handler that swallowed an SQL error must not commit what is left of its work."""
     if scope.failed is not None:
         raise scope.failed

@@ -93,6 +93,7 @@ class Work:
         "marked",
         "name",
         "refusal",
+        "share",
         "type",
     )
 
@@ -109,17 +110,13 @@ class Work:
         refusal: Refusal | None = None,
         correlation: str | None = None,
     ) -> None:
-        self.arrived, self.consumer, self.name, self.event = arrived, consumer, name, event
+        self.arrived, self.share, self.consumer, self.name, self.event = arrived, arrived.share, consumer, name, event
         self.event_id, self.key, self.type, self.fingerprint = event_id, key, type, fingerprint
         self.refusal, self.correlation = refusal, correlation
         self.attempt = 1
         self.finished = False
         self.marked = False
         """Its start was counted, because it may kill its process."""
-
-    @property
-    def share(self) -> Share:
-        return self.arrived.share
 
     @property
     def delivery(self) -> Delivery:
@@ -131,9 +128,8 @@ class Work:
             self.event = codec.decode(self.arrived.delivery).event
 
     def claim(self) -> Claim:
-        arrived = self.arrived
-        share = arrived.share
-        return Claim(self.event_id, share.slice, arrived.delivery.position, share.epoch, self.key, self.fingerprint)
+        share, position = self.share, self.arrived.delivery.position
+        return Claim(self.event_id, share.slice, position, share.epoch, self.key, self.fingerprint)
 
     def told(self) -> Delivery:
         """The delivery as a handler (or an observer) sees it, with ids and attempt."""

@@ -193,6 +193,13 @@ class Harness:
                 raise AssertionError(f"not within {patience:g} s: {await self.moving()}")
             await asyncio.sleep(0.002)
 
+    async def advance(self, seconds: float) -> None:
+        """Let ``seconds`` pass, then ``until_quiet``: backoffs run out, and events that were published for later are
+        sent. Nothing else lets them come due."""
+        self.clock.advance(seconds)
+        self._wake()
+        await self.until_quiet()
+
     async def moving(self) -> str:
         """What is not quiet, for people; empty: nothing."""
         runtime = self.runtime
@@ -200,8 +207,12 @@ class Harness:
             runtime.failure.result()
         if not all(lane.idle for lane in runtime.lanes):
             return "a lane is busy"
-        if runtime.due is not None and runtime.due.running:
-            return "a due delivery runs"
+        if runtime.due is not None:
+            if runtime.due.running:
+                return "a due delivery runs"
+            timer = await runtime.store.next_timer()
+            if timer is not None and timer <= self.clock.now():
+                return "an event that was published for later is due"
         if await runtime.store.unsent(range(runtime.store.caps.relay_shards), 1):
             return "the outbox has unsent events"
         if runtime.ownership is not None and runtime.context.routes.consumers:
@@ -215,17 +226,22 @@ class Harness:
 
     async def until_quiet(self, *, retries: bool = True) -> None:
         """Until every event on the broker has reached its outcome. With ``retries``, backoffs pass
-        (virtual time) until nothing is due any more; without, what waits for its backoff stays."""
+        (virtual time) until nothing is due any more; without, what waits for its backoff stays.
+        What is published for later waits for ``advance``."""
         while True:
             await self.until(self._quiet)
             due = await self.runtime.store.next_due(self.clock.now())
             if not retries or due is None:
                 return
             self.clock.advance(due - self.clock.now() + 0.001)
-            for part in (self.runtime.ownership, self.runtime.due):
-                if part is not None:
-                    part.wake()
+            self._wake()
             await asyncio.sleep(0.001)
+
+    def _wake(self) -> None:
+        """Time has passed."""
+        for part in (self.runtime.ownership, self.runtime.due):
+            if part is not None:
+                part.wake()
 
     async def _quiet(self) -> bool:
         return not await self.moving()
