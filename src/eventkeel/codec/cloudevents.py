@@ -107,9 +107,9 @@ def _binary(found: dict[str, bytes], content_type: bytes, body: bytes) -> Envelo
     return Envelope(
         body,
         _media(content_type or found.get("ce_datacontenttype", b"")),
-        _type(type.decode("utf-8", "replace")),
+        _known_type(type),
         _id(id.decode("utf-8", "replace")),
-        source.decode("utf-8", "replace"),
+        _known_source(source),
         1 if version is None else _version(version.decode("utf-8", "replace")),
         None if correlation is None else correlation.decode("utf-8", "replace"),
     )
@@ -120,6 +120,16 @@ def _check_specversion(text: bytes) -> None:
     if not text.startswith(_SPECVERSIONS):
         found = text[:40].decode("utf-8", "replace")
         raise MalformedMessage("not-a-cloudevent", f"specversion {found!r}; this reads 1.0")
+
+
+@lru_cache(maxsize=256)
+def _known_type(raw: bytes) -> str:
+    return _type(raw.decode("utf-8", "replace"))
+
+
+@lru_cache(maxsize=256)
+def _known_source(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")
 
 
 def _type(text: str) -> str:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
+import msgspec
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from eventkeel.errors import BrokerUnavailable, ConfigurationError
@@ -29,6 +30,8 @@ _LAST_WORDS = 2.0
 """Seconds in which a purged producer's reports come in."""
 _FULL_PAUSE = 0.003
 _SENT = Sent()
+_unpack = msgspec.msgpack.Decoder(list[tuple[str, bytes]]).decode
+"""As the library wants them; the outbox has them packed."""
 
 
 class _Goal(NamedTuple):
@@ -208,7 +211,7 @@ class Publisher:
                             goal.name,
                             message.body,
                             message.key,
-                            headers=list(message.headers.pairs),
+                            headers=_unpack(message.headers.packed),
                             on_delivery=partial(delivered, index),
                         )
                         expected += 1
