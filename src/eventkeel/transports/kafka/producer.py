@@ -30,7 +30,7 @@ _LAST_WORDS = 2.0
 """Seconds in which a purged producer's reports come in."""
 _FULL_PAUSE = 0.003
 _SENT = Sent()
-_unpack = msgspec.msgpack.Decoder(list[tuple[str, bytes]]).decode
+_unpack = msgspec.msgpack.Decoder(list[tuple[str, str | bytes | None]]).decode
 """As the library wants them; the outbox has them packed."""
 
 
