@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -30,7 +30,7 @@ _LAST_WORDS = 2.0
 """Seconds in which a purged producer's reports come in."""
 _FULL_PAUSE = 0.003
 _SENT = Sent()
-_unpack = msgspec.msgpack.Decoder(list[tuple[str, str | bytes | None]]).decode
+_unpack: Callable[[bytes], Any] = msgspec.msgpack.Decoder(list[tuple[str, bytes]]).decode
 """As the library wants them; the outbox has them packed."""
 
 
