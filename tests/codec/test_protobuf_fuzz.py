@@ -27,13 +27,13 @@ GOOD = [foreign(), encode(basket()).body, pb.Tree(id="1", inner=pb.Tree(id="2"))
 
 fields: st.SearchStrategy[bytes] = st.deferred(
     lambda: (
-        st.tuples(st.integers(1, 22), st.integers(0, 1 << 64)).map(lambda of: varint(of[0] << 3) + varint(of[1]))
-        | st.tuples(st.integers(1, 22), st.binary(max_size=12)).map(lambda of: prefixed(*of))
-        | st.tuples(st.integers(1, 22), st.lists(fields, max_size=4)).map(lambda of: prefixed(of[0], b"".join(of[1])))
-        | st.tuples(st.integers(1, 22), st.binary(min_size=8, max_size=8)).map(
+        st.tuples(st.integers(1, 25), st.integers(0, 1 << 64)).map(lambda of: varint(of[0] << 3) + varint(of[1]))
+        | st.tuples(st.integers(1, 25), st.binary(max_size=12)).map(lambda of: prefixed(*of))
+        | st.tuples(st.integers(1, 25), st.lists(fields, max_size=4)).map(lambda of: prefixed(of[0], b"".join(of[1])))
+        | st.tuples(st.integers(1, 25), st.binary(min_size=8, max_size=8)).map(
             lambda of: varint(of[0] << 3 | 1) + of[1]
         )
-        | st.tuples(st.integers(1, 22), st.lists(fields, max_size=2)).map(
+        | st.tuples(st.integers(1, 25), st.lists(fields, max_size=2)).map(
             lambda of: varint(of[0] << 3 | 3) + b"".join(of[1]) + varint(of[0] << 3 | 4)
         )
     )
@@ -92,6 +92,10 @@ baskets = st.builds(
     tags=st.lists(texts, max_size=3),
     stock=st.dictionaries(texts, numbers, max_size=3),
     by_name=st.dictionaries(texts, lines, max_size=3),
+    by_number=st.dictionaries(st.integers(-(1 << 63), (1 << 63) - 1), lines, max_size=2),
+    by_shelf=st.dictionaries(st.integers(0, (1 << 32) - 1), lines, max_size=2),
+    by_floor=st.dictionaries(numbers, lines, max_size=2),
+    by_choice=st.dictionaries(st.booleans(), lines, max_size=2),
     priority=numbers,
     web=st.none() | texts,
     shop=st.none(),

@@ -112,7 +112,8 @@ class ProtobufFormat:
 
     def _generated(self, event: Any) -> bytes:
         body: bytes = event.SerializeToString(deterministic=True)
-        return body + b"".join(more for name, more in self._noughts.items() if not getattr(event, name))
+        absent = [more for name, more in self._noughts.items() if wire.left_out(getattr(event, name))]
+        return body + b"".join(absent)
 
     def decode(self, body: bytes) -> Any:
         """The event, complete. Raises MalformedMessage, with the words of ``protobuf_wire.check``; nothing else."""

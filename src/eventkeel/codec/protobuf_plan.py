@@ -92,7 +92,7 @@ class Plan:
                     continue
                 assert member.arguments is not None
                 said = arguments[member.field] = member.arguments(value)
-                if member.nought and not said:
+                if member.nought and wire.left_out(said):
                     more.append(member.nought)
             except (ValueError, TypeError, OverflowError, AttributeError) as error:
                 raise ValueError(f"its {member.attribute}: {error}") from error
@@ -142,7 +142,7 @@ class _Planner:
         shape = inner[field.name].shape if field.name in inner else None
         if not _is_map(field):
             return shape or wire.shape_of(field.message_type, self._shapes)
-        entry = wire.Shape(field.message_type.name)
+        entry = wire.Shape(field.message_type.name, closed=True)
         for part in field.message_type.fields:
             bare = None if part.message_type is None else shape or wire.shape_of(part.message_type, self._shapes)
             entry.fields[part.number] = wire.field_of(part, bare)
@@ -217,15 +217,12 @@ class _Planner:
             inner[field.name] = found[value.name]
         if value.message_type is None:
             return _each_value(read), _each_value(write), None
-        entry = field.message_type._concrete_class
 
         def content(values: Any) -> bytes:
-            return b"".join(
-                wire.prefixed(
-                    field.number, entry(key=name).SerializeToString() + wire.prefixed(value.number, write(values[name]))
-                )
-                for name in sorted(values)
-            )
+            entries = [
+                wire.key_of_entry(key.type, name) + wire.prefixed(2, write(values[name])) for name in sorted(values)
+            ]
+            return b"".join([wire.prefixed(field.number, each) for each in entries])
 
         return _each_value(read), None, content
 

@@ -54,12 +54,14 @@ class Field(msgspec.Struct, frozen=True):
 
 
 class Shape:
-    """What the bytes of one message may be. ``required``: numbers of the fields that have to be there."""
+    """What the bytes of one message may be. ``required``: numbers of the fields that have to be there. ``closed``: it
+    has no unknown fields; of a map's entries, because parsers pass over one that has some, with key and value."""
 
-    __slots__ = ("fields", "name", "required")
+    __slots__ = ("closed", "fields", "name", "required")
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, closed: bool = False) -> None:
         self.name = name
+        self.closed = closed
         self.fields: dict[int, Field] = {}
         self.required: tuple[int, ...] = ()
 
@@ -89,7 +91,8 @@ def shape_of(descriptor: Any, known: dict[str, Shape]) -> Shape:
     """A message as its descriptor says, with no field required; ``known`` keeps what was made on the way."""
     shape = known.get(descriptor.full_name)
     if shape is None:
-        shape = known[descriptor.full_name] = Shape(descriptor.name)
+        closed = descriptor.GetOptions().map_entry
+        shape = known[descriptor.full_name] = Shape(descriptor.name, closed=closed)
         for field in descriptor.fields:
             inner = None if field.message_type is None else shape_of(field.message_type, known)
             shape.fields[field.number] = field_of(field, inner)
@@ -141,6 +144,8 @@ class _Look:
                 _no_protobuf(f"no field can start with {tag:#x}")
             field = fields.get(number)
             if field is None:
+                if shape is not None and shape.closed:
+                    raise MalformedMessage("wrong-schema", f"an entry of a map has a field {number}")
                 at = self._skip(at, end, number, wire)
                 seen.unknown.setdefault(number, []).append(body[start:at])
                 continue
@@ -289,6 +294,22 @@ def varint(value: int) -> bytes:
 def prefixed(number: int, content: bytes) -> bytes:
     """Field ``number``, with bytes, a text or a message in it."""
     return varint(number << 3 | BYTES) + varint(len(content)) + content
+
+
+def key_of_entry(kind: int, key: str | int) -> bytes:
+    """Field 1 of a map's entry."""
+    if isinstance(key, str):
+        return prefixed(1, key.encode())
+    wire = _WIRES.get(kind, VARINT)
+    if wire in _WIDTH:
+        return varint(8 | wire) + (key & (1 << 8 * _WIDTH[wire]) - 1).to_bytes(_WIDTH[wire], "little")
+    zigzag = key << 1 if key >= 0 else ~(key << 1)
+    return varint(8 | wire) + varint(zigzag if kind in (SINT32, SINT64) else key & (1 << 64) - 1)
+
+
+def left_out(value: Any) -> bool:
+    """Serializers do not write this value, where a field does not say ``optional``. They write -0.0."""
+    return not value and str(value) != "-0.0"
 
 
 def nought(field: Field, number: int) -> bytes:

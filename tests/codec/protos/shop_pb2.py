@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.protobuf import wrappers_pb2 as google_dot_protobuf_dot_wrappers__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtests/codec/protos/shop.proto\x12\x14\x65ventkeel.tests.shop\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1egoogle/protobuf/wrappers.proto\"A\n\x0cOrderCreated\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x01\"G\n\x12OrderCreatedInText\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x0e\n\x06\x61mount\x18\x03 \x01(\t\"V\n\x11OrderCreatedLater\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x01\x12\x0e\n\x06\x63oupon\x18\x04 \x01(\t\"*\n\tUnrelated\x12\x0e\n\x06remark\x18\x0f \x01(\t\x12\r\n\x05\x63ount\x18\x10 \x01(\x03\"4\n\x10PaymentSucceeded\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0e\n\x06\x61mount\x18\x02 \x01(\t\"4\n\x04Line\x12\x0b\n\x03sku\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\x05\x12\r\n\x05price\x18\x03 \x01(\t\"\xf1\x05\n\x06\x42\x61sket\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05total\x18\x02 \x01(\t\x12\x0e\n\x06weight\x18\x03 \x01(\x01\x12\r\n\x05\x63ount\x18\x04 \x01(\x03\x12\x0c\n\x04paid\x18\x05 \x01(\x08\x12\x0b\n\x03raw\x18\x06 \x01(\x0c\x12,\n\x06status\x18\x07 \x01(\x0e\x32\x1c.eventkeel.tests.shop.Status\x12&\n\x02\x61t\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x04took\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x04note\x18\n \x01(\x0b\x32\x1c.google.protobuf.StringValue\x12\x0c\n\x04uuid\x18\x0b \x01(\t\x12)\n\x05lines\x18\x0c \x03(\x0b\x32\x1a.eventkeel.tests.shop.Line\x12\x0c\n\x04tags\x18\r \x03(\t\x12\x36\n\x05stock\x18\x0e \x03(\x0b\x32\'.eventkeel.tests.shop.Basket.StockEntry\x12\x39\n\x07\x62y_name\x18\x0f \x03(\x0b\x32(.eventkeel.tests.shop.Basket.ByNameEntry\x12(\n\x04main\x18\x10 \x01(\x0b\x32\x1a.eventkeel.tests.shop.Line\x12\x15\n\x08priority\x18\x11 \x01(\x05H\x01\x88\x01\x01\x12\r\n\x03web\x18\x12 \x01(\tH\x00\x12\x0e\n\x04shop\x18\x13 \x01(\x05H\x00\x12-\n\x07history\x18\x14 \x03(\x0e\x32\x1c.eventkeel.tests.shop.Status\x12\r\n\x05small\x18\x15 \x01(\x05\x1a,\n\nStockEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\x1aI\n\x0b\x42yNameEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.eventkeel.tests.shop.Line:\x02\x38\x01\x42\t\n\x07\x63hannelB\x0b\n\t_priority\"\x8f\x01\n\x0b\x42\x61sketLater\x12\n\n\x02id\x18\x01 \x01(\t\x12\x31\n\x06status\x18\x07 \x01(\x0e\x32!.eventkeel.tests.shop.LaterStatus\x12\x32\n\x07history\x18\x14 \x03(\x0e\x32!.eventkeel.tests.shop.LaterStatus\x12\r\n\x05small\x18\x15 \x01(\x03\"=\n\x04Tree\x12\n\n\x02id\x18\x01 \x01(\t\x12)\n\x05inner\x18\x02 \x01(\x0b\x32\x1a.eventkeel.tests.shop.Tree*D\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x11\n\rSTATUS_PLACED\x10\x01\x12\x0f\n\x0bSTATUS_PAID\x10\x02*B\n\x0bLaterStatus\x12\x1c\n\x18LATER_STATUS_UNSPECIFIED\x10\x00\x12\x15\n\x11LATER_STATUS_SENT\x10\x07\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtests/codec/protos/shop.proto\x12\x14\x65ventkeel.tests.shop\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1egoogle/protobuf/wrappers.proto\"A\n\x0cOrderCreated\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x01\"G\n\x12OrderCreatedInText\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x0e\n\x06\x61mount\x18\x03 \x01(\t\"V\n\x11OrderCreatedLater\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x01\x12\x0e\n\x06\x63oupon\x18\x04 \x01(\t\"*\n\tUnrelated\x12\x0e\n\x06remark\x18\x0f \x01(\t\x12\r\n\x05\x63ount\x18\x10 \x01(\x03\"4\n\x10PaymentSucceeded\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0e\n\x06\x61mount\x18\x02 \x01(\t\"4\n\x04Line\x12\x0b\n\x03sku\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\x05\x12\r\n\x05price\x18\x03 \x01(\t\"\x9b\n\n\x06\x42\x61sket\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05total\x18\x02 \x01(\t\x12\x0e\n\x06weight\x18\x03 \x01(\x01\x12\r\n\x05\x63ount\x18\x04 \x01(\x03\x12\x0c\n\x04paid\x18\x05 \x01(\x08\x12\x0b\n\x03raw\x18\x06 \x01(\x0c\x12,\n\x06status\x18\x07 \x01(\x0e\x32\x1c.eventkeel.tests.shop.Status\x12&\n\x02\x61t\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x04took\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x04note\x18\n \x01(\x0b\x32\x1c.google.protobuf.StringValue\x12\x0c\n\x04uuid\x18\x0b \x01(\t\x12)\n\x05lines\x18\x0c \x03(\x0b\x32\x1a.eventkeel.tests.shop.Line\x12\x0c\n\x04tags\x18\r \x03(\t\x12\x36\n\x05stock\x18\x0e \x03(\x0b\x32\'.eventkeel.tests.shop.Basket.StockEntry\x12\x39\n\x07\x62y_name\x18\x0f \x03(\x0b\x32(.eventkeel.tests.shop.Basket.ByNameEntry\x12(\n\x04main\x18\x10 \x01(\x0b\x32\x1a.eventkeel.tests.shop.Line\x12\x15\n\x08priority\x18\x11 \x01(\x05H\x01\x88\x01\x01\x12\r\n\x03web\x18\x12 \x01(\tH\x00\x12\x0e\n\x04shop\x18\x13 \x01(\x05H\x00\x12-\n\x07history\x18\x14 \x03(\x0e\x32\x1c.eventkeel.tests.shop.Status\x12\r\n\x05small\x18\x15 \x01(\x05\x12=\n\tby_number\x18\x16 \x03(\x0b\x32*.eventkeel.tests.shop.Basket.ByNumberEntry\x12;\n\x08\x62y_shelf\x18\x17 \x03(\x0b\x32).eventkeel.tests.shop.Basket.ByShelfEntry\x12;\n\x08\x62y_floor\x18\x18 \x03(\x0b\x32).eventkeel.tests.shop.Basket.ByFloorEntry\x12=\n\tby_choice\x18\x19 \x03(\x0b\x32*.eventkeel.tests.shop.Basket.ByChoiceEntry\x1a,\n\nStockEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\x1aI\n\x0b\x42yNameEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.eventkeel.tests.shop.Line:\x02\x38\x01\x1aK\n\rByNumberEntry\x12\x0b\n\x03key\x18\x01 \x01(\x12\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.eventkeel.tests.shop.Line:\x02\x38\x01\x1aJ\n\x0c\x42yShelfEntry\x12\x0b\n\x03key\x18\x01 \x01(\x07\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.eventkeel.tests.shop.Line:\x02\x38\x01\x1aJ\n\x0c\x42yFloorEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.eventkeel.tests.shop.Line:\x02\x38\x01\x1aK\n\rByChoiceEntry\x12\x0b\n\x03key\x18\x01 \x01(\x08\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.eventkeel.tests.shop.Line:\x02\x38\x01\x42\t\n\x07\x63hannelB\x0b\n\t_priority\"\x8f\x01\n\x0b\x42\x61sketLater\x12\n\n\x02id\x18\x01 \x01(\t\x12\x31\n\x06status\x18\x07 \x01(\x0e\x32!.eventkeel.tests.shop.LaterStatus\x12\x32\n\x07history\x18\x14 \x03(\x0e\x32!.eventkeel.tests.shop.LaterStatus\x12\r\n\x05small\x18\x15 \x01(\x03\"=\n\x04Tree\x12\n\n\x02id\x18\x01 \x01(\t\x12)\n\x05inner\x18\x02 \x01(\x0b\x32\x1a.eventkeel.tests.shop.Tree*D\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x11\n\rSTATUS_PLACED\x10\x01\x12\x0f\n\x0bSTATUS_PAID\x10\x02*B\n\x0bLaterStatus\x12\x1c\n\x18LATER_STATUS_UNSPECIFIED\x10\x00\x12\x15\n\x11LATER_STATUS_SENT\x10\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,10 +38,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BASKET_STOCKENTRY']._serialized_options = b'8\001'
   _globals['_BASKET_BYNAMEENTRY']._loaded_options = None
   _globals['_BASKET_BYNAMEENTRY']._serialized_options = b'8\001'
-  _globals['_STATUS']._serialized_start=1497
-  _globals['_STATUS']._serialized_end=1565
-  _globals['_LATERSTATUS']._serialized_start=1567
-  _globals['_LATERSTATUS']._serialized_end=1633
+  _globals['_BASKET_BYNUMBERENTRY']._loaded_options = None
+  _globals['_BASKET_BYNUMBERENTRY']._serialized_options = b'8\001'
+  _globals['_BASKET_BYSHELFENTRY']._loaded_options = None
+  _globals['_BASKET_BYSHELFENTRY']._serialized_options = b'8\001'
+  _globals['_BASKET_BYFLOORENTRY']._loaded_options = None
+  _globals['_BASKET_BYFLOORENTRY']._serialized_options = b'8\001'
+  _globals['_BASKET_BYCHOICEENTRY']._loaded_options = None
+  _globals['_BASKET_BYCHOICEENTRY']._serialized_options = b'8\001'
+  _globals['_STATUS']._serialized_start=2051
+  _globals['_STATUS']._serialized_end=2119
+  _globals['_LATERSTATUS']._serialized_start=2121
+  _globals['_LATERSTATUS']._serialized_end=2187
   _globals['_ORDERCREATED']._serialized_start=152
   _globals['_ORDERCREATED']._serialized_end=217
   _globals['_ORDERCREATEDINTEXT']._serialized_start=219
@@ -55,13 +63,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LINE']._serialized_start=478
   _globals['_LINE']._serialized_end=530
   _globals['_BASKET']._serialized_start=533
-  _globals['_BASKET']._serialized_end=1286
-  _globals['_BASKET_STOCKENTRY']._serialized_start=1143
-  _globals['_BASKET_STOCKENTRY']._serialized_end=1187
-  _globals['_BASKET_BYNAMEENTRY']._serialized_start=1189
-  _globals['_BASKET_BYNAMEENTRY']._serialized_end=1262
-  _globals['_BASKETLATER']._serialized_start=1289
-  _globals['_BASKETLATER']._serialized_end=1432
-  _globals['_TREE']._serialized_start=1434
-  _globals['_TREE']._serialized_end=1495
+  _globals['_BASKET']._serialized_end=1840
+  _globals['_BASKET_STOCKENTRY']._serialized_start=1391
+  _globals['_BASKET_STOCKENTRY']._serialized_end=1435
+  _globals['_BASKET_BYNAMEENTRY']._serialized_start=1437
+  _globals['_BASKET_BYNAMEENTRY']._serialized_end=1510
+  _globals['_BASKET_BYNUMBERENTRY']._serialized_start=1512
+  _globals['_BASKET_BYNUMBERENTRY']._serialized_end=1587
+  _globals['_BASKET_BYSHELFENTRY']._serialized_start=1589
+  _globals['_BASKET_BYSHELFENTRY']._serialized_end=1663
+  _globals['_BASKET_BYFLOORENTRY']._serialized_start=1665
+  _globals['_BASKET_BYFLOORENTRY']._serialized_end=1739
+  _globals['_BASKET_BYCHOICEENTRY']._serialized_start=1741
+  _globals['_BASKET_BYCHOICEENTRY']._serialized_end=1816
+  _globals['_BASKETLATER']._serialized_start=1843
+  _globals['_BASKETLATER']._serialized_end=1986
+  _globals['_TREE']._serialized_start=1988
+  _globals['_TREE']._serialized_end=2049
 # @@protoc_insertion_point(module_scope)

@@ -87,7 +87,7 @@ class Line(_message.Message):
     def __init__(self, sku: _Optional[str] = ..., quantity: _Optional[int] = ..., price: _Optional[str] = ...) -> None: ...
 
 class Basket(_message.Message):
-    __slots__ = ("id", "total", "weight", "count", "paid", "raw", "status", "at", "took", "note", "uuid", "lines", "tags", "stock", "by_name", "main", "priority", "web", "shop", "history", "small")
+    __slots__ = ("id", "total", "weight", "count", "paid", "raw", "status", "at", "took", "note", "uuid", "lines", "tags", "stock", "by_name", "main", "priority", "web", "shop", "history", "small", "by_number", "by_shelf", "by_floor", "by_choice")
     class StockEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -102,6 +102,34 @@ class Basket(_message.Message):
         key: str
         value: Line
         def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Line, _Mapping]] = ...) -> None: ...
+    class ByNumberEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: Line
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[_Union[Line, _Mapping]] = ...) -> None: ...
+    class ByShelfEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: Line
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[_Union[Line, _Mapping]] = ...) -> None: ...
+    class ByFloorEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: Line
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[_Union[Line, _Mapping]] = ...) -> None: ...
+    class ByChoiceEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: bool
+        value: Line
+        def __init__(self, key: _Optional[bool] = ..., value: _Optional[_Union[Line, _Mapping]] = ...) -> None: ...
     ID_FIELD_NUMBER: _ClassVar[int]
     TOTAL_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_FIELD_NUMBER: _ClassVar[int]
@@ -123,6 +151,10 @@ class Basket(_message.Message):
     SHOP_FIELD_NUMBER: _ClassVar[int]
     HISTORY_FIELD_NUMBER: _ClassVar[int]
     SMALL_FIELD_NUMBER: _ClassVar[int]
+    BY_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    BY_SHELF_FIELD_NUMBER: _ClassVar[int]
+    BY_FLOOR_FIELD_NUMBER: _ClassVar[int]
+    BY_CHOICE_FIELD_NUMBER: _ClassVar[int]
     id: str
     total: str
     weight: float
@@ -144,7 +176,11 @@ class Basket(_message.Message):
     shop: int
     history: _containers.RepeatedScalarFieldContainer[Status]
     small: int
-    def __init__(self, id: _Optional[str] = ..., total: _Optional[str] = ..., weight: _Optional[float] = ..., count: _Optional[int] = ..., paid: _Optional[bool] = ..., raw: _Optional[bytes] = ..., status: _Optional[_Union[Status, str]] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., took: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., note: _Optional[_Union[_wrappers_pb2.StringValue, _Mapping]] = ..., uuid: _Optional[str] = ..., lines: _Optional[_Iterable[_Union[Line, _Mapping]]] = ..., tags: _Optional[_Iterable[str]] = ..., stock: _Optional[_Mapping[str, int]] = ..., by_name: _Optional[_Mapping[str, Line]] = ..., main: _Optional[_Union[Line, _Mapping]] = ..., priority: _Optional[int] = ..., web: _Optional[str] = ..., shop: _Optional[int] = ..., history: _Optional[_Iterable[_Union[Status, str]]] = ..., small: _Optional[int] = ...) -> None: ...
+    by_number: _containers.MessageMap[int, Line]
+    by_shelf: _containers.MessageMap[int, Line]
+    by_floor: _containers.MessageMap[int, Line]
+    by_choice: _containers.MessageMap[bool, Line]
+    def __init__(self, id: _Optional[str] = ..., total: _Optional[str] = ..., weight: _Optional[float] = ..., count: _Optional[int] = ..., paid: _Optional[bool] = ..., raw: _Optional[bytes] = ..., status: _Optional[_Union[Status, str]] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., took: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., note: _Optional[_Union[_wrappers_pb2.StringValue, _Mapping]] = ..., uuid: _Optional[str] = ..., lines: _Optional[_Iterable[_Union[Line, _Mapping]]] = ..., tags: _Optional[_Iterable[str]] = ..., stock: _Optional[_Mapping[str, int]] = ..., by_name: _Optional[_Mapping[str, Line]] = ..., main: _Optional[_Union[Line, _Mapping]] = ..., priority: _Optional[int] = ..., web: _Optional[str] = ..., shop: _Optional[int] = ..., history: _Optional[_Iterable[_Union[Status, str]]] = ..., small: _Optional[int] = ..., by_number: _Optional[_Mapping[int, Line]] = ..., by_shelf: _Optional[_Mapping[int, Line]] = ..., by_floor: _Optional[_Mapping[int, Line]] = ..., by_choice: _Optional[_Mapping[bool, Line]] = ...) -> None: ...
 
 class BasketLater(_message.Message):
     __slots__ = ("id", "status", "history", "small")
