@@ -31,7 +31,7 @@ def test_without_any_setting_the_documented_defaults_are_in_force() -> None:
     assert config.broker_url == "sqlite:///.data/broker.sqlite3"
     assert config.store_url("payments") == "sqlite:///.data/payments.sqlite3"
     assert (config.partitions, config.lanes, config.batch_size, config.lease) == (8, 0, 100, 5.0)
-    assert (config.budget_count, config.budget_bytes) == (2000, 16 * 1024 * 1024)
+    assert (config.budget_count, config.budget_bytes) == (0, 16 * 1024 * 1024)
     assert (config.retention_days, config.start, config.workers) == (30.0, "none", 1)
     assert (config.log_level, config.log_format) == ("info", "text")
     assert {shown.origin for shown in config.origins()} == {"default"}

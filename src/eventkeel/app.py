@@ -179,18 +179,18 @@ class Runtime:
         self._started = False
 
     def _new_id(self) -> bytes:
-        return uuid7(self.clock.now(), os.urandom)
+        return uuid7(self.clock.now())
 
     def _numbers(self) -> Numbers:
         config = self.config
-        parallel = self.store.caps.parallel_units
+        lanes = config.lanes or (4 if self.store.caps.parallel_units else 1)
         return Numbers(
             batch_size=config.batch_size,
-            lanes=config.lanes or (4 if parallel else 1),
+            lanes=lanes,
             steps=config.steps_concurrency,
             lease=config.lease,
             deadline=self.service.deadline,
-            budget_count=config.budget_count,
+            budget_count=config.budget_count or max(2000, 4 * lanes * config.batch_size),
             budget_bytes=config.budget_bytes,
             retention=config.retention_days * 86400.0,
             start=config.start,

@@ -62,7 +62,9 @@ class Config:
     batch_size: int = option(100, "most deliveries in one unit of work; 1: one transaction each", least=1)
     steps_concurrency: int = option(16, "most handlers with steps that a process runs at once", least=1)
     lease: float = option(5.0, "seconds after which a silent process loses its slices", above=0)
-    budget_count: int = option(2000, "most deliveries a process holds that are not settled", least=1)
+    budget_count: int = option(
+        0, "most deliveries a process holds that are not settled; 0: four batches for each lane, at least 2000", least=0
+    )
     budget_bytes: int = option(16 * 1024 * 1024, "most bytes of deliveries a process holds", least=1)
     retention_days: float = option(30.0, "days for which the inbox remembers what was handled", above=0)
     start: Start = option("none", "where a group starts that only the broker knows; none: stop and ask")

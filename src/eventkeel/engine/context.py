@@ -39,7 +39,7 @@ class Numbers(msgspec.Struct, frozen=True, kw_only=True):
     deadline: float = 30.0
     budget_count: int = 2000
     budget_bytes: int = 16 * 1024 * 1024
-    relay_wave: int = 2000
+    relay_wave: int = 5000
     publish_deadline: float = 10.0
     steps: int = 16
     """Deliveries of handlers with steps that run at once."""
@@ -85,13 +85,13 @@ class Context:
         return Scope(self.store, unit, self._encode(works), self.clock.now(), name, shared=bool(works))
 
     def _encode(self, works: Sequence[Work]) -> Encode:
-        def encode(event: object, scope: Scope, index: int) -> Record:
+        def encode(event: object, scope: Scope, index: int, time: float) -> Record:
             correlation = causation = None
             if works:
                 work = works[index]
                 causation = as_text(work.event_id)
                 correlation = work.correlation or causation
-            return self.record(event, scope.now, correlation, causation)
+            return self.record(event, time, correlation, causation)
 
         return encode
 

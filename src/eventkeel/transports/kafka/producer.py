@@ -29,6 +29,8 @@ _POLL = 0.1
 _LAST_WORDS = 2.0
 """Seconds in which a purged producer's reports come in."""
 _FULL_PAUSE = 0.003
+_BREATH = 500
+"""Messages handed over in one turn of the event loop, which others wait for."""
 _SENT = Sent()
 _unpack: Callable[[bytes], Any] = msgspec.msgpack.Decoder(list[tuple[str, bytes]]).decode
 """As the library wants them; the outbox has them packed."""
@@ -200,6 +202,8 @@ class Publisher:
         held: set[tuple[str, bytes]] = set()
         expected = 0
         for index, message in enumerate(wave):
+            if index % _BREATH == _BREATH - 1:
+                await asyncio.sleep(0)
             goal = goals.get(message.topic)
             refused: Refused | Unknown | None = self._refusal(goal, message)
             if refused is None and held and message.key is not None and (message.topic, message.key) in held:
