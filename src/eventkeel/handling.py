@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from datetime import datetime, timedelta
-from math import isfinite
 from typing import Any
 from uuid import UUID
 
@@ -19,8 +18,12 @@ from eventkeel.drive import drive, drive_sync
 from eventkeel.errors import PublishError, RowsMismatch, StoreUnavailable, TransactionClosed
 from eventkeel.ports.store import Kind, Op, PipelineFailed, Record, Reply, Row, Statement, Store, Unit
 
+MOST_DELAY = 100 * 366 * 86400.0
+"""Seconds."""
+
 Params = Mapping[str, Any] | object
-Encode = Callable[[object, "Scope", int], Record]
+Encode = Callable[[object, "Scope", int, float], Record]
+"""What the outbox takes of an event: of which transaction, of which delivery in it, and when it happens."""
 
 
 class QueuedWriteFailed(BaseException):
@@ -169,12 +172,13 @@ class _Base:
 
         Encoding, routing and size are checked here, in the author's call: raises PublishError.
         ``delay`` (seconds, or a timedelta) or ``at`` (a time with its zone): publish it then, or later, never before;
-        ``cancel`` takes it back until then. It joins the order of its key when it is due. While an event waits, the
-        same one (with an identity: the same fact) is not scheduled again: the first time stays.
+        ``cancel`` takes it back until then. It joins the order of its key when it is due, which is also its time
+        (``ce_time``). While an event waits, the same one (with an identity: the same fact) is not scheduled again:
+        the first time stays.
         """
         scope = self._open()
         due = due_at(scope.now, delay, at)
-        record = scope.encode(event, scope, self._index)
+        record = scope.encode(event, scope, self._index, scope.now if due is None else due)
         if due is None:
             scope.records.append(record)
         else:
@@ -350,8 +354,8 @@ def due_at(now: float, delay: timedelta | float | None, at: datetime | None) -> 
     if delay is None:
         return None
     seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
-    if not isfinite(seconds) or seconds < 0:
-        raise PublishError(f"delay= takes seconds from 0 on, or a timedelta, not {delay!r}")
+    if not 0 <= seconds < MOST_DELAY:
+        raise PublishError(f"delay= takes seconds from 0 on (a century at most), or a timedelta, not {delay!r}")
     return now + seconds
 
 

@@ -6,6 +6,7 @@ import importlib
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
@@ -31,8 +32,9 @@ class Door(Protocol):
 class Outbox(Protocol):
     """Where events go that are published with a session of the user's own."""
 
-    def publish(self, event: object, *, delay: float | None = None, at: object = None) -> UUID:
-        """Publish with the session's commit, or not at all. Returns the event's id. Raises PublishError."""
+    def publish(self, event: object, *, delay: timedelta | float | None = None, at: datetime | None = None) -> UUID:
+        """Publish with the session's commit (with ``delay`` or ``at`` later, as ``tx.publish``), or not at all. Returns
+        the event's id. Raises PublishError."""
         ...
 
 

@@ -17,7 +17,6 @@ from sqlalchemy.pool import NullPool
 from eventkeel import (
     ConfigurationError,
     NestedTransaction,
-    NotYetSupported,
     PublishError,
     Service,
     StatementRefused,
@@ -289,8 +288,28 @@ async def test_a_bad_event_is_refused_where_it_is_published(app: Harness, engine
     async with AsyncSession(engine) as session:
         with pytest.raises(PublishError):
             app.service.outbox(session).publish("no event")
-        with pytest.raises(NotYetSupported):
-            app.service.outbox(session).publish(one("x"), delay=1.0)
+        with pytest.raises(PublishError, match="delay="):
+            app.service.outbox(session).publish(one("x"), delay=-1.0)
+
+
+async def test_events_for_later_commit_with_the_session_and_are_sent_when_they_are_due(
+    app: Harness, engine: AsyncEngine
+) -> None:
+    async with AsyncSession(engine) as session:
+        outbox = app.service.outbox(session)
+        outbox.publish(one("later"), delay=60)
+        savepoint = await session.begin_nested()
+        outbox.publish(one("dropped"), delay=60)
+        await savepoint.rollback()
+        outbox.publish(one("now"))
+        await session.commit()
+    async with AsyncSession(engine) as session:
+        app.service.outbox(session).publish(one("never"), delay=60)
+        await session.rollback()
+    await app.until_quiet()
+    assert await paid(app) == ["now"]
+    await app.advance(61)
+    assert await paid(app) == ["later", "now"]
 
 
 def test_a_service_that_is_not_open_says_how_to_open_it(sync_engine: Any) -> None:

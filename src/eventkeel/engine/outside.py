@@ -76,8 +76,7 @@ class OpenDoor:
         self._refuse_inside("service.outbox(session)")
         context = self._context
         integration = importlib.import_module("eventkeel.integrations.sqlalchemy")
-        now = context.clock.now
-        return integration.outbox(session, context.store, lambda event: context.record(event, now()), now)
+        return integration.outbox(session, context.store, context.record, context.clock.now)
 
     def _refuse_inside(self, what: str) -> None:
         if INSIDE.get() == self._context.service:

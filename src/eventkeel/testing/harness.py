@@ -194,8 +194,9 @@ class Harness:
             await asyncio.sleep(0.002)
 
     async def advance(self, seconds: float) -> None:
-        """Let ``seconds`` pass, then ``until_quiet``: backoffs run out, and events that were published for later are
-        sent. Nothing else lets them come due."""
+        """Let what is under way end, then let ``seconds`` pass, then ``until_quiet``: backoffs run out, and events that
+        were published for later are sent. Time that a test does not let pass does not pass for them."""
+        await self.until_quiet(retries=False)
         self.clock.advance(seconds)
         self._wake()
         await self.until_quiet()

@@ -15,6 +15,7 @@ _READERS: dict[int, Callable[[bytes], Any]] = {
     arrays.INT8: lambda raw: int.from_bytes(raw, "big", signed=True),
     arrays.INT4: lambda raw: int.from_bytes(raw, "big", signed=True),
     arrays.TEXT: bytes.decode,
+    arrays.FLOAT8: lambda raw: struct.unpack(">d", raw)[0],
     arrays.UUID: lambda raw: UUID(bytes=raw),
 }
 

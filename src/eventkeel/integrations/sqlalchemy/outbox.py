@@ -7,6 +7,7 @@ after the session's last flush, before its COMMIT, on its own connection.
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from typing import Any, NoReturn
 from uuid import UUID
 from weakref import WeakKeyDictionary
@@ -19,12 +20,16 @@ from sqlalchemy.util import await_only
 
 from eventkeel.codec.identity import as_uuid
 from eventkeel.drive import drive, drive_sync
-from eventkeel.errors import ConfigurationError, NotYetSupported, PublishError, StatementRefused
+from eventkeel.errors import ConfigurationError, PublishError, StatementRefused
+from eventkeel.handling import due_at
 from eventkeel.integrations.sqlalchemy.asyncpg import AsyncpgSide
 from eventkeel.ports.store import Kind, Op, Record, Statement, Store, Unit
 from eventkeel.stores.postgres import PostgresStore
 
-Make = Callable[[object], Record]
+Make = Callable[[object, float], Record]
+"""Of an event and its time."""
+Published = tuple[Record, float | None]
+"""None: with the commit; else when it is due."""
 
 _OUTBOXES: WeakKeyDictionary[Session, dict[int, SessionOutbox]] = WeakKeyDictionary()
 _CHECKED: WeakKeyDictionary[Engine, set[str]] = WeakKeyDictionary()
@@ -61,7 +66,7 @@ class SessionOutbox:
 
     def __init__(self, store: PostgresStore, make: Make, now: Callable[[], float]) -> None:
         self._store, self._make, self._now = store, make, now
-        self._records: list[Record] = []
+        self._published: list[Published] = []
         self._marks: dict[SessionTransaction, int] = {}
         """How many events there were when a savepoint began."""
         self._released: set[SessionTransaction] = set()
@@ -75,17 +80,18 @@ class SessionOutbox:
             session.begin()
         return self
 
-    def publish(self, event: object, *, delay: float | None = None, at: object = None) -> UUID:
-        """Publish with the session's commit, or not at all. Returns the event's id. Raises PublishError."""
-        if delay is not None or at is not None:
-            raise NotYetSupported("publish(delay=…, at=…) needs timers, which this version does not have yet")
+    def publish(self, event: object, *, delay: timedelta | float | None = None, at: datetime | None = None) -> UUID:
+        """Publish with the session's commit (or, with ``delay`` or ``at``, later, as ``tx.publish`` does), or not at
+        all. Returns the event's id. Raises PublishError."""
         if self._sealed:
             raise PublishError(
                 "the session is committing, and its events have been written: publish before commit(), or in a "
                 "listener of a flush"
             )
-        record = self._make(event)
-        self._records.append(record)
+        now = self._now()
+        due = due_at(now, delay, at)
+        record = self._make(event, now if due is None else due)
+        self._published.append((record, due))
         return as_uuid(record.event_id)
 
     # -- what the session tells
@@ -103,7 +109,7 @@ class SessionOutbox:
 
     def _transaction_began(self, session: Session, transaction: SessionTransaction) -> None:
         if transaction.nested:
-            self._marks[transaction] = len(self._records)
+            self._marks[transaction] = len(self._published)
 
     def _before_commit(self, session: Session) -> None:
         """Of the whole, or of a savepoint, which is none of our business."""
@@ -114,9 +120,9 @@ class SessionOutbox:
                 break
             session.flush()
         self._sealed = True
-        records, self._records = self._records, []
-        if records:
-            self._append(session.connection(), records)
+        published, self._published = self._published, []
+        if published:
+            self._append(session.connection(), published)
             self._appended = True
 
     def _after_commit(self, session: Session) -> None:
@@ -124,7 +130,7 @@ class SessionOutbox:
         if nested is not None:
             self._released.add(nested)
         elif self._appended:
-            self._store.notify(outbox=True, gates=False)
+            self._store.notify(outbox=True, gates=True)
 
     def _transaction_ended(self, session: Session, transaction: SessionTransaction) -> None:
         if transaction.nested:
@@ -132,16 +138,16 @@ class SessionOutbox:
             if transaction in self._released:
                 self._released.remove(transaction)
             else:
-                del self._records[mark:]
+                del self._published[mark:]
         elif transaction.parent is None:
-            self._records.clear()
+            self._published.clear()
             self._marks.clear()
             self._released.clear()
             self._sealed = self._appended = False
 
     # -- writing
 
-    def _append(self, connection: Connection, records: list[Record]) -> None:
+    def _append(self, connection: Connection, published: list[Published]) -> None:
         if connection.dialect.name != "postgresql":
             self._elsewhere(f"it is on {connection.dialect.name}")
         if connection.dialect.driver not in ("psycopg", "asyncpg"):
@@ -159,7 +165,7 @@ class SessionOutbox:
                 )
         self._check(connection)
         unit = self._store.join(native if isinstance(native, psycopg.BaseConnection) else AsyncpgSide(native))
-        write = _write(unit, records, self._now())
+        write = _write(unit, published, self._now())
         if connection.dialect.is_async:
             await_only(drive(write, unit.connection))
         else:
@@ -200,6 +206,9 @@ def _begun(native: Any) -> bool:
     return bool(native.is_in_transaction())  # asyncpg
 
 
-def _write(unit: Unit, records: list[Record], now: float) -> Op[None]:
-    yield from unit.append(records, now)
+def _write(unit: Unit, published: list[Published], now: float) -> Op[None]:
+    timers = [(record, due) for record, due in published if due is not None]
+    if timers:
+        yield from unit.schedule([record for record, _ in timers], [due for _, due in timers])
+    yield from unit.append([record for record, due in published if due is None], now)
     yield Statement("", [], Kind.PIPELINE)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
-BYTEA, INT8, INT4, TEXT, UUID = 17, 20, 23, 25, 2950
+BYTEA, INT8, INT4, TEXT, FLOAT8, UUID = 17, 20, 23, 25, 701, 2950
 
 _HEAD = struct.Struct(">IIIII")
 _EMPTY = struct.Struct(">III")
@@ -54,6 +54,12 @@ def byteas(values: Sequence[bytes | None]) -> Binary:
         else:
             parts += (pack(len(value)), value)
     return _array(BYTEA, len(values), b"".join(parts), int(None in values))
+
+
+def float8s(values: Sequence[float]) -> Binary:
+    count = len(values)
+    flat = [part for value in values for part in (8, value)]
+    return _array(FLOAT8, count, struct.pack(">" + "id" * count, *flat))
 
 
 def texts(values: Sequence[str]) -> Binary:

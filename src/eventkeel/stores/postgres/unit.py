@@ -28,7 +28,7 @@ from eventkeel.ports.store import (
     Statement,
     Verdict,
 )
-from eventkeel.stores.postgres.arrays import Binary, byteas, int4s, int8s, texts, uuids
+from eventkeel.stores.postgres.arrays import Binary, byteas, float8s, int4s, int8s, texts, uuids
 from eventkeel.stores.postgres.connection import AsyncSide, Seat, SyncSide
 
 if TYPE_CHECKING:
@@ -266,7 +266,7 @@ class PostgresUnit:
             byteas([record.key for record in records]),
             byteas([record.headers for record in records]),
             byteas([record.body for record in records]),
-            b"{%s}" % b",".join(b"%r" % at for at in due),
+            float8s(due),
         )
         yield Statement(SQL["schedule"], params, Kind.LATER)
         self._gates_changed = True
