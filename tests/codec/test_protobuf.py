@@ -11,7 +11,7 @@ import sys
 from base64 import b64encode
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 import pydantic
@@ -22,6 +22,7 @@ from eventkeel.errors import ConfigurationError, LimitExceeded, MalformedMessage
 from eventkeel.event import Event, event, spec_of
 from eventkeel.fingerprint import conflicts
 from eventkeel.message import Headers
+from tests.codec.protos import old_pb2 as old
 from tests.codec.protos import shop_pb2 as pb
 from tests.codec.samples import ORDER, delivered, encode, envelope, message
 
@@ -58,6 +59,7 @@ Generated = event(topic="pb.generated", key="order_id", identity="order_id", acc
     pb.OrderCreatedInText
 )
 Whole = event(topic="pb.whole", key="id", identity="id", accept="plain")(pb.Basket)
+Booking = event(topic="pb.bookings", key="id", identity="id", accept="plain")(old.Booking)
 Tree = event(topic="pb.trees", key="id", identity="id", accept="plain")(pb.Tree)
 
 
@@ -301,6 +303,44 @@ def test_a_generated_event_without_its_key_is_refused_where_it_is_published() ->
     with pytest.raises(PublishError, match="order_id is empty"):
         encode(pb.OrderCreatedInText(amount="1"))
     assert codec.decode(delivered(encode(pb.OrderCreatedInText(order_id="O1")))).event.amount == ""
+
+
+def test_a_class_of_proto2_keeps_its_groups_and_its_defaults() -> None:
+    booking = old.Booking(id="B1", guest=old.Booking.Guest(name="ä"))
+    read = codec.decode(delivered(encode(booking))).event
+    assert read == booking
+    assert (read.nights, read.state) == (1, old.Booking.OPEN)
+    good = booking.SerializeToString()
+    assert reason(good + b"\x18\x07", "pb.bookings") == "unknown-enum"
+    assert reason(good + b"\x22\x00", "pb.bookings") == "wrong-schema"
+    assert reason(b"\x0a\x01B\x23\x2a\x01a", "pb.bookings") == "not-protobuf"
+    assert reason(b"\x0a\x01B\x23\x24", "pb.bookings") == "wrong-fields"
+    with pytest.raises(PublishError, match="Booking"):
+        encode(old.Booking(nights=1))
+
+
+def test_a_class_of_ones_own_reads_proto2_where_absence_is_said() -> None:
+    class Booked(Event, topic="pb.booked", key="id", protobuf=old.Booking, rename="camel"):
+        id: str
+        nights: int = 0
+        state: Literal["OPEN", "DONE"] | None = None
+
+    for each in (Booked(id="B"), Booked(id="B", nights=7, state="DONE")):
+        assert codec.decode(delivered(encode(each))).event == each
+
+    class Guested(Event, topic="pb.guested", key="id", protobuf=old.Booking):
+        id: str
+        guest: dict[str, str] | None = None
+
+    assert "guest is a dict here and a group in" in refused(Guested)
+
+
+def test_json_that_a_person_writes_is_read_whatever_the_bodies_are() -> None:
+    """As ``eventkeel publish`` does it."""
+    paid = codec.read_json(spec_of(PaymentSucceeded), b'{"order_id":"O1","amount":1.50}')
+    assert paid == PaymentSucceeded(order_id="O1", amount=Decimal("1.50"))
+    order = codec.read_json(spec_of(pb.OrderCreatedInText), b'{"order_id":"O1","amount":"1.50"}')
+    assert order == pb.OrderCreatedInText(order_id="O1", amount="1.50")
 
 
 # ------------------------------------------------------------------ a wrong schema is malformed, not an amount of 0

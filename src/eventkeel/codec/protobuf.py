@@ -84,7 +84,9 @@ class ProtobufFormat:
                     "use a field of string, a whole number or an enum"
                 )
         names = _naming(spec) | {*spec.required}
-        self._shape.required = tuple(field.number for field in descriptor.fields if field.name in names)
+        self._shape.required = tuple(
+            field.number for field in descriptor.fields if field.name in names or field.is_required
+        )
         self._noughts = {
             field.name: wire.nought(self._shape.fields[field.number], field.number)
             for field in descriptor.fields

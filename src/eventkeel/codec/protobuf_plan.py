@@ -133,7 +133,8 @@ class _Planner:
                 required.append(field.number)
         for field in descriptor.fields:
             plan.shape.fields[field.number] = wire.field_of(field, self._inner_shape(field, inner))
-        plan.shape.required = tuple(required)
+        required += [each.number for each in descriptor.fields if each.is_required]
+        plan.shape.required = tuple(dict.fromkeys(required))
         return plan
 
     def _inner_shape(self, field: Any, inner: dict[str, Plan]) -> wire.Shape | None:
@@ -180,6 +181,8 @@ class _Planner:
     def _value(self, declared: Declared, field: Any, node: inspect.Type, inner: dict[str, Plan]) -> kinds.Pair:
         if field.message_type is None:
             pair = kinds.scalar(field, node)
+        elif field.type == wire.GROUPED:
+            pair = None
         else:
             pair = kinds.message(field, node)
             if pair is None and _is_object(node) and not field.message_type.full_name.startswith("google.protobuf."):
@@ -305,7 +308,7 @@ _NAMES = {
 
 def _kind_name(field: Any) -> str:
     if field.message_type is not None:
-        return f"a {field.message_type.full_name}"
+        return f"a {'group' if field.type == wire.GROUPED else field.message_type.full_name}"
     if field.enum_type is not None:
         return f"the enum {field.enum_type.full_name}"
     return f"a {_NAMES[field.type]}"

@@ -8,7 +8,6 @@ Depth and number of fields are bounded on the way.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import msgspec
@@ -88,7 +87,7 @@ def field_of(descriptor: Any, inner: Shape | None) -> Field:
 
 
 def shape_of(descriptor: Any, known: dict[str, Shape]) -> Shape:
-    """A message as its descriptor says, with no field required; ``known`` keeps what was made on the way."""
+    """A message as its descriptor says, which requires fields in proto2 only; ``known`` keeps those made on the way."""
     shape = known.get(descriptor.full_name)
     if shape is None:
         closed = descriptor.GetOptions().map_entry
@@ -96,6 +95,7 @@ def shape_of(descriptor: Any, known: dict[str, Shape]) -> Shape:
         for field in descriptor.fields:
             inner = None if field.message_type is None else shape_of(field.message_type, known)
             shape.fields[field.number] = field_of(field, inner)
+        shape.required = tuple(field.number for field in descriptor.fields if field.is_required)
     return shape
 
 
@@ -330,9 +330,3 @@ def unframed(body: bytes) -> bytes:
     for _ in range(count):
         _, at = look.signed(at)
     return body[at:]
-
-
-def numbers_of(shape: Shape, names: Iterable[str]) -> tuple[int, ...]:
-    """The numbers of some fields, in order."""
-    wanted = set(names)
-    return tuple(number for number, field in shape.fields.items() if field.name in wanted)
