@@ -62,7 +62,7 @@ def read(headers: Headers, body: bytes) -> Envelope:
     if (
         not _OURS.issuperset(found)
         or len(found) != len(pairs)
-        or max(map(len, found.values()), default=0) > _SHORT_VALUE
+        or len(b"".join(found.values())) > _SHORT_VALUE
     ):
         found = _sorted_out(pairs)
     content_type = found.get("content-type", b"")
@@ -262,16 +262,17 @@ def writer(
         total = count
         if correlation:
             total += 1
-            parts.append(_CORRELATION + _text(correlation.encode("utf-8", "replace")))
+            parts += (_CORRELATION, _text(correlation.encode("utf-8", "replace")))
         if causation:
             total += 1
-            parts.append(_CAUSATION + _text(causation.encode("utf-8", "replace")))
+            parts += (_CAUSATION, _text(causation.encode("utf-8", "replace")))
         parts[0] = _COUNTS[total]
         return b"".join(parts)
 
     return write
 
 
+@lru_cache(maxsize=16)
 def _timestamp(now: float) -> bytes:
     """RFC 3339 in UTC, upper case, six digits: what every SDK reads."""
     second, micros = divmod(int(now * 1_000_000), 1_000_000)
