@@ -11,7 +11,7 @@ import urllib.request
 
 import pytest
 
-from eventkeel.testing.fleet import free_port
+from eventkeel.testing.fleet import free_port, wait_for_port
 from tests.cli.kit import SAMPLE, Place, alive, until
 
 
@@ -86,13 +86,29 @@ def test_http_is_served_in_a_process_of_its_own(place: Place) -> None:
         assert "ended with exit code 0" in running.out.splitlines()[-1]
 
 
+def test_the_applications_of_several_services_are_served_where_each_is_told(place: Place) -> None:
+    ports = {"orders": free_port(), "users": free_port()}
+    words = [word for name, port in ports.items() for word in ("--http", f"{name}=:{port}")]
+    with place.run("shop.orders:service", "shop.users:service", *words) as running:
+        until(lambda: all(wait_for_port("127.0.0.1", port, 0.1) for port in ports.values()), "both answer")
+        assert {"[orders/http]", "[users/http]"} <= {*running.out.split()}
+        assert running.stop() == 0
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
         ((SAMPLE, SAMPLE), "named twice"),
         ((SAMPLE, "tests.cli.sample:twin", "--store", "sqlite:///one.sqlite3"), "the same database"),
         ((SAMPLE, "--http", "127.0.0.1:8000"), "no service here has an HTTP application"),
-        ((SAMPLE, "--http", "8000x"), "is not HOST:PORT"),
+        ((SAMPLE, "--http", "8000x"), "no service here has an HTTP application"),
+        (("shop.orders:service", "--http", "8000x"), "is not HOST:PORT"),
+        (
+            ("shop.orders:service", "shop.users:service", "--http", ":8000"),
+            "whose application? Write --http orders=:8000",
+        ),
+        (("shop.orders:service", "--http", "users=:8000"), "no service here is called 'users' and has one: orders"),
+        (("shop.orders:service", "--http", "orders=:0x", "--http", "orders=:1"), "is not HOST:PORT"),
         ((SAMPLE, "--workers", "0"), "'--workers'"),
         ((SAMPLE, "--set", "partions=3"), "did you mean 'partitions'?"),
         (("tests.cli.sample:servise",), "no Service called 'servise'"),

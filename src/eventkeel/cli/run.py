@@ -26,12 +26,18 @@ from eventkeel.supervise import Happening, Seat, supervise
         ("eventkeel run shop.payments:service", "one process, SQLite files in .data"),
         ("eventkeel run shop.orders:service shop.payments:service --workers 2", "two processes of each"),
         ("eventkeel run shop.orders:service --http 127.0.0.1:8000", "its HTTP application beside the workers"),
+        ("eventkeel run … --http orders=:8000 --http users=:8001", "the applications of several"),
         ("eventkeel run shop.payments:service --data /var/lib/shop", "files elsewhere"),
     ),
 )
 @services_argument
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Worker processes of each service.  [1]")
-@click.option("--http", metavar="HOST:PORT", help="Serve the service's HTTP application, in a process of its own.")
+@click.option(
+    "--http",
+    multiple=True,
+    metavar="[SERVICE=]HOST:PORT",
+    help="Serve a service's HTTP application, in a process of its own; may be given for each.",
+)
 @click.option(
     "--start",
     type=click.Choice(["none", "earliest", "group"]),
@@ -40,16 +46,15 @@ from eventkeel.supervise import Happening, Seat, supervise
 @click.option("--create", is_flag=True, help="Make a database that does not exist (SQLite files are always made).")
 @json_option
 @configured
-def run(references: tuple[str, ...], http: str | None, create: bool, as_json: bool, config: Config) -> int:
+def run(references: tuple[str, ...], http: tuple[str, ...], create: bool, as_json: bool, config: Config) -> int:
     """Run services until SIGTERM or Ctrl-C, which lets them finish what they have begun; a second one kills them.
 
     A process that ends is started again. Standard output says which processes run; log lines go to standard error.
     """
     services = load_all(references, config)
     seats = [seat for reference, service in services.items() for seat in _workers(reference, service, config.workers)]
-    if http is not None:
-        seats.append(_http(services, http))
-    else:
+    seats += _http(services, http)
+    if not http:
         _mention_http(services)
     environ = {**os.environ, **environment(config)}
     if as_json:
@@ -73,15 +78,24 @@ def _seat(name: str, *arguments: str) -> Seat:
     return Seat(name, [sys.executable, "-m", "eventkeel", "worker", *arguments])
 
 
-def _http(services: Mapping[str, Service], address: str) -> Seat:
-    host, port = parse_address(address)
-    serving = [reference for reference, service in services.items() if service.http is not None]
-    if not serving:
+def _http(services: Mapping[str, Service], wanted: Sequence[str]) -> list[Seat]:
+    serving = {service.name: reference for reference, service in services.items() if service.http is not None}
+    if wanted and not serving:
         raise ConfigurationError("--http: no service here has an HTTP application; give it one: Service(…, http=app)")
-    if len(serving) > 1:
-        raise ConfigurationError(f"--http serves one application; run {' and '.join(serving)} in commands of their own")
-    _refuse_taken(host, port)
-    return _seat(f"{services[serving[0]].name}/http", serving[0], "--http", f"{host}:{port}")
+    seats: dict[str, Seat] = {}
+    for one in wanted:
+        name, named, address = one.rpartition("=")
+        if not named and len(serving) > 1:
+            raise ConfigurationError(f"--http: whose application? Write --http {next(iter(serving))}={one}, and so on")
+        name = name if named else next(iter(serving))
+        if name not in serving:
+            raise ConfigurationError(f"--http: no service here is called {name!r} and has one: {', '.join(serving)}")
+        if name in seats:
+            raise ConfigurationError(f"--http: {name} is served at one address")
+        host, port = parse_address(address)
+        _refuse_taken(host, port)
+        seats[name] = _seat(f"{name}/http", serving[name], "--http", f"{host}:{port}")
+    return list(seats.values())
 
 
 def parse_address(address: str) -> tuple[str, int]:
