@@ -602,6 +602,24 @@ async def test_the_settled_position_is_written_down_without_being_asked_for(path
         await eventually(written)
 
 
+async def test_whoever_goes_on_behind_a_dead_member_tells_the_broker_how_far_that_one_was(path: Path) -> None:
+    """It may have died after its unit and before the broker heard of it; and nothing more may ever come."""
+    async with brokerage(path) as broker:
+        transport = await broker.ready()
+        await send(transport, [message(n) for n in range(4)])
+        member = await broker.member(transport, begin=False)
+        slices = {each.slice: each.end for each in await transport.lag("billing")}
+        incarnation = next(iter(await transport.lag("billing"))).incarnation
+        for slice, end in slices.items():
+            await member.subscription.begin(slice, Position(end, incarnation))
+        other = await broker.transport()
+
+        async def written() -> bool:
+            return {each.slice: each.settled for each in await other.lag("billing")} == slices
+
+        await eventually(written)
+
+
 async def test_time_comes_from_the_clock(path: Path) -> None:
     class Noon:
         def now(self) -> float:

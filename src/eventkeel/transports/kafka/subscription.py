@@ -123,6 +123,8 @@ class KafkaSubscription:
             await self._check(slice, place, at, topic)
         self._drop(slice)
         flow = Flow(slice, place, topic.id, None if at is None else at.at)
+        if at is not None:  # committed anew: who had it before may have died before the broker heard how far it was
+            flow.settled = at.at
         self._flows[slice] = flow
         self._turn.append(flow)
         begun: asyncio.Future[bool] = self._loop.create_future()

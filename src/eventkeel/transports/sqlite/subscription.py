@@ -166,6 +166,8 @@ class SQLiteSubscription:
         self._drop(slice)
         self._flows[slice] = _Flow(slice, place, place.first if at is None else at.at)
         self._turn.append(slice)
+        if at is not None:  # who had it before may have died before the broker heard how far it was
+            self._note(slice, at)
         self.wake()
 
     async def settle(self, slice: Slice, positions: Sequence[Position]) -> None:
@@ -182,10 +184,14 @@ class SQLiteSubscription:
             finished.append(flow.out.popleft())
         if not flow.paused:
             self._charge(finished, -1)
-        self._unflushed[slice] = Position(at, flow.incarnation)
+        self._note(slice, Position(at, flow.incarnation))
+        self.wake()
+
+    def _note(self, slice: Slice, mark: Position) -> None:
+        """To be written down with the next flush."""
+        self._unflushed[slice] = mark
         if self._flush_timer is None:
             self._flush_timer = self._loop.call_later(FLUSH_EVERY, self.flush)
-        self.wake()
 
     async def pause(self, slices: Collection[Slice], on: bool) -> None:
         """What is out of a paused slice is not counted: however long it waits, the others have the whole budget."""
