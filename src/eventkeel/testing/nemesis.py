@@ -159,7 +159,7 @@ class Nemesis:
     def run(self) -> Tally:
         """Do every deed of the plan, one after another; returns what really happened."""
         self.feed(0.0)
-        self._until(lambda: {c.role.removesuffix("-http") for c in self._all()} <= self._commits().keys(), 30)
+        self._until(lambda: {c.role.removesuffix("-http") for c in self._all()} <= self._at_work(), 30)
         for number, deed in enumerate(self.deeds):
             self._await_somebody()
             self.feed(number / len(self.deeds))
@@ -274,6 +274,10 @@ class Nemesis:
             if hits := control.hits("unit.committed"):
                 found[control.role] += hits
         return found
+
+    def _at_work(self) -> set[str]:
+        """Services that have committed a unit or, having no handlers, sent what their API published."""
+        return {c.role for c in self._all() if c.hits("unit.committed") or c.hits("relay.removed")}
 
     def _stop(self, point: str) -> None:
         """Stop a process past its lease, let the others go on, and wake it up again."""
