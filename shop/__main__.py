@@ -18,7 +18,8 @@ from shop.running import CannotRun, Place
 
 USAGE = """\
 examples:
-  scripts/shop                              run the shop, watch orders move, Ctrl-C for the verdict
+  scripts/shop                              run the shop, Ctrl-C for the verdict
+  scripts/shop --pace 0.5                   and watch orders move that it places by itself
   scripts/shop --orders 1000                place 1,000 orders, wait until quiet, print the ledger
   scripts/shop --orders 1000 --duplicates 0.1 --kills 20 --seed 7 --json
   scripts/shop --broker kafka://127.0.0.1:9092 --store 'postgresql://me@127.0.0.1/shop?schema={service}'
@@ -44,7 +45,7 @@ def _count(text: str) -> int:
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/shop",
-        description="An order system on Eventkeel: orders and payments, each order paid once.",
+        description="An order system on Eventkeel: seven services that talk through events only.",
         epilog=USAGE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -60,6 +61,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         text = f"default ${variable}, else sqlite:///DIR/{file}.sqlite3"
         parser.add_argument(f"--{what}", default=os.environ.get(variable, ""), metavar="URL", help=text)
     parser.add_argument("--port", type=int, default=8000, help="of the orders API, if it is free (8000)")
+    parser.add_argument("--page", type=int, default=8080, metavar="PORT", help="of the page, if it is free (8080)")
+    parser.add_argument(
+        "--pace", type=float, default=0.0, metavar="SECONDS", help="place an order of its own every so often (never)"
+    )
     parser.add_argument("--json", action="store_true", help="the last line is one JSON object")
     arguments = parser.parse_args(argv)
     if arguments.orders is None and (arguments.kills or arguments.duplicates):
@@ -76,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
         from shop.live import run_live
 
         place = Place(arguments.data or Path(".data"), arguments.broker, arguments.store)
-        return run_live(place, arguments.port, json_line=arguments.json)
+        return run_live(place, arguments.port, page=arguments.page, pace=arguments.pace, json_line=arguments.json)
     except (CannotRun, NoAnswer, ForeignerGone, Unreadable) as error:
         print(f"shop: {str(error) or 'the program that writes past Eventkeel has ended'}", file=sys.stderr)
         return INCONCLUSIVE

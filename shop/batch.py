@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
+import os
 import random
 import threading
 import time
@@ -15,12 +17,15 @@ from eventkeel.testing.nemesis import PATIENCE, Nemesis, Tally, plan
 from shop import ledger
 from shop.brokers import QUICK, Broker, is_kafka, open_broker, with_options
 from shop.databases import Unreadable
+from shop.epochs import epoch_violations
 from shop.foreign import Foreigner
-from shop.placing import Api, Crowd, Order, made_up
+from shop.placing import Api, Crowd, Order, shopping
 from shop.quiet import wait_until_quiet
-from shop.running import HOST, SERVICES, CannotRun, Place, Running, choose_port
+from shop.running import HOST, SERVICES, CannotRun, Place, Running, Street, choose_street, start_outside
 
 BALANCED, UNBALANCED, INCONCLUSIVE = 0, 1, 2
+TWO_OF = ("orders", "payment-service")
+"""Services of which two workers run while some are killed: one takes over from the other."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,15 +62,13 @@ class Outcome:
 
     def json(self) -> dict[str, Any]:
         """The object of ``--json``."""
-        counts = dataclasses.asdict(self.ledger)
         return {
-            **counts,
+            **self.ledger.json(),
             "kills": self.kills,
             "kills_in_unit": self.kills_in_unit,
             "duplicates": self.duplicates,
             "seconds": round(self.seconds, 3),
             "seed": self.seed,
-            "amounts_equal": self.ledger.amounts_equal,
             "epoch_violations": self.epoch_violations,
             "balanced": self.ledger.balanced and not self.problems and not self.epoch_violations,
             "inconclusive": self.inconclusive or None,
@@ -80,27 +83,30 @@ def run(wish: Wish, place: Place, tell: Callable[[str], None]) -> Outcome:
 
 
 def _run(wish: Wish, place: Place, broker: Broker, tell: Callable[[str], None]) -> Outcome:
-    port = choose_port(0)
+    street = choose_street()
     rng = random.Random(wish.seed)
-    orders = list(made_up(wish.orders, rng))
+    users = max(3, wish.orders // 20)
+    orders = list(shopping(wish.orders, users, rng))
     twins = _choose_twins(orders, wish.duplicates, rng)
+    regrets = {order.order_id for order in orders if rng.random() < 0.06}
     before = _duplicates_so_far(broker)
-    with _services(place, port, wish) as fleet:
-        tell(f"orders API at http://{HOST}:{port}/orders; placing {wish.orders:,} orders (seed {wish.seed})")
+    with _services(place, street, wish) as fleet:
+        tell(f"orders API at http://{HOST}:{street.orders}/orders; placing {wish.orders:,} orders (seed {wish.seed})")
         began = time.monotonic()
-        crowd, foreigner = _crowd(port, orders, twins, place, held=bool(wish.kills))
+        _register(users, street)
+        crowd, foreigner = _crowd(street, orders, twins, regrets, place, held=bool(wish.kills))
         crowd.start()
         tally = _disturb(fleet, wish, place, crowd, rng, tell)
         crowd.join()
         foreigner.close()
         tell("all orders placed; waiting until nothing moves any more")
-        quiet = wait_until_quiet(broker, place.stores, done=lambda: _complete(place, wish.orders))
+        quiet = wait_until_quiet(broker, [*place.stores.values()], done=lambda: _complete(place, wish.orders))
         seconds = time.monotonic() - began
         problems = [*crowd.failures[:5], *(fleet.unable() if fleet else [])]
         if not quiet:
             problems.append("something still waits: see 'eventkeel lag' and 'eventkeel dlq list'")
     return Outcome(
-        ledger.read(*place.stores),
+        ledger.read(place.stores, place.outside),
         tally.kills,
         tally.kills_in_unit,
         delivered := broker.repeated("order_events") - before,
@@ -108,7 +114,7 @@ def _run(wish: Wish, place: Place, broker: Broker, tell: Callable[[str], None]) 
         wish.seed,
         _inconclusive(wish, tally, delivered, len(twins)),
         tuple(problems),
-        ledger.epoch_violations(place.stores),
+        epoch_violations([*place.stores.values()]),
     )
 
 
@@ -127,10 +133,10 @@ def _duplicates_so_far(broker: Broker) -> int:
 
 
 @contextlib.contextmanager
-def _services(place: Place, port: int, wish: Wish) -> Iterator[Fleet | None]:
+def _services(place: Place, street: Street, wish: Wish) -> Iterator[Fleet | None]:
     """With kills: processes that can be hurt, kept by a fleet. Without: just as a user runs them."""
     if not wish.kills:
-        running = Running(place, port)
+        running = Running(place, street)
         running.start()
         try:
             yield None
@@ -140,17 +146,29 @@ def _services(place: Place, port: int, wish: Wish) -> Iterator[Fleet | None]:
     settings = {**place.settings(), "lease": "1", "log_level": "warning"}
     if is_kafka(place.broker):
         settings["broker"] = with_options(place.broker, QUICK)
+    os.environ.update({**street.environment(), "SHOP_STEP_TIMEOUT": "300"})
     fleet = Fleet(place.data / "faults", settings=settings)
-    for service in SERVICES:
-        fleet.add(service, workers=2)
-    fleet.add(SERVICES[0], http=f"{HOST}:{port}")
-    with fleet:
-        if not wait_for_port(HOST, port, 30):
-            raise CannotRun(f"the services did not start: {'; '.join(fleet.unable()) or fleet.folder}")
+    for name, service in SERVICES.items():
+        fleet.add(service, workers=2 if name in TWO_OF else 1)
+    for name, address in street.http.items():
+        fleet.add(SERVICES[name], http=address)
+    with contextlib.closing(start_outside(place, street)), fleet:
+        for port in (street.orders, street.users, street.payments):
+            if not wait_for_port(HOST, port, 60):
+                raise CannotRun(f"the services did not start: {'; '.join(fleet.unable()) or fleet.folder}")
         yield fleet
 
 
-def _crowd(port: int, orders: list[Order], twins: set[str], place: Place, *, held: bool) -> tuple[Crowd, Foreigner]:
+def _register(users: int, street: Street) -> None:
+    with contextlib.closing(Api(HOST, street.users)) as api:
+        for number in range(1, users + 1):
+            user_id = f"USR{number:03}"
+            api.post("/users", json.dumps({"user_id": user_id, "name": user_id, "email": f"{user_id}@mail.example"}))
+
+
+def _crowd(
+    street: Street, orders: list[Order], twins: set[str], regrets: set[str], place: Place, *, held: bool
+) -> tuple[Crowd, Foreigner]:
     foreigner = Foreigner(place.broker)
     one_at_a_time = threading.Lock()
 
@@ -160,10 +178,12 @@ def _crowd(port: int, orders: list[Order], twins: set[str], place: Place, *, hel
             if order.order_id in twins:
                 with one_at_a_time:
                     foreigner.append("order_events", order.order_id, order.body())
+            if order.order_id in regrets:
+                api.post(f"/orders/{order.order_id}/cancellation", "", also=(409,))  # it may be rejected already
 
         return place_it
 
-    return Crowd(HOST, port, [job(order) for order in orders], held=held), foreigner
+    return Crowd(HOST, street.orders, [job(order) for order in orders], held=held), foreigner
 
 
 def _disturb(
@@ -184,8 +204,8 @@ def _disturb(
 
 
 def _complete(place: Place, orders: int) -> bool:
-    now = ledger.read(*place.stores)
-    return now.orders >= orders and now.lost == 0 and now.untold == 0
+    now = ledger.read(place.stores, place.outside)
+    return now.orders >= orders and now.lost == 0
 
 
 def _inconclusive(wish: Wish, tally: Tally, duplicates: int, planned: int) -> str:

@@ -20,8 +20,19 @@ import msgspec
 from shop.databases import Unreadable, file_of, read_only
 
 READS = {
-    "payment-service-group": ("order_events",),
-    "orders": ("payment_events", "order_status_events"),
+    "orders": (
+        "order_events",
+        "order_status_events",
+        "order_timeouts",
+        "inventory_events",
+        "payment_events",
+        "shipping_events",
+    ),
+    "inventory": ("order_status_events",),
+    "payment-service-group": ("order_events", "order_status_events", "payment_requests"),
+    "shipping": ("order_status_events",),
+    "notifications": ("order_status_events", "user_events", "mail_requests"),
+    "loyalty": ("order_status_events", "user_events"),
 }
 """Which group of the shop reads which topics: a service that somebody ran beside it and stopped is behind for ever."""
 

@@ -10,8 +10,8 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -19,47 +19,62 @@ from shop import ledger
 from shop.brokers import Broker, open_broker
 from shop.databases import reading
 from shop.foreign import Foreigner
-from shop.placing import Api, NoAnswer, Order
+from shop.page.serving import serving
+from shop.placing import Api, NoAnswer, Order, shopping
 from shop.quiet import wait_until_quiet
-from shop.running import HOST, CannotRun, Place, Running, choose_port
+from shop.running import HOST, CannotRun, Place, Running, choose_street
 
-FIRST = Order("ORD12345", "USR001", 9999)
-PACE = 0.7
-"""Seconds between two demo orders."""
-BLINK = 0.25
+FIRST = Order("ORD12345", "USR001", 9999, ("mug",))
+BLINK = 0.5
 """Seconds between two looks at the databases."""
+SECOND_LOOK = 10.0
+"""Seconds after which the ledger is read again although nothing has moved."""
+DRAIN = 3.0
+"""Seconds that the last orders get when the shop is stopped."""
 ROWS = 12
 
 PAID = "select count(*) from payments where order_id = ?"
-LATEST = "select order_id, user_id, amount, status from orders order by {latest} limit ?"
+LATEST = "select order_id, user_id, amount, status from orders where status <> 'unheard' order by {latest} limit ?"
+USER = '{"user_id": "USR001", "name": "Ada", "email": "ada@mail.example"}'
+REST, LOST_AFTER = 20.0, 180.0
+"""Seconds for which an order was at its end before the ledger judges it while others are under way; and after which
+one that does not move counts as lost."""
 TOPIC = "order_events"
 
 
-def run_live(place: Place, wanted_port: int, *, json_line: bool = False) -> int:
-    """Blocks until Ctrl-C (or SIGTERM, or the terminal is closed). 0: the ledger balances; 1: it does not."""
-    port = choose_port(wanted_port)
-    say(f"starting orders and payments; their data is in {place}")
-    running = Running(place, port)
+def run_live(place: Place, wanted_port: int, *, page: int = 8080, pace: float = 0, json_line: bool = False) -> int:
+    """Blocks until Ctrl-C (or SIGTERM, or the terminal is closed). ``pace``: seconds between two orders that it places
+    by itself; 0: none. 0: the ledger balances; 1: it does not."""
+    street = choose_street(wanted_port)
+    say(f"starting seven services; their data is in {place}")
+    running = Running(place, street)
     running.start()
     stop = _stop_signal()
     foreigner = Foreigner(place.broker)
-    api = Api(HOST, port)
+    api = Api(HOST, street.orders)
     broker = open_broker(place.broker)
+    quiet = False
     try:
-        say(f"orders API at http://{HOST}:{port}/orders (POST an order, GET /orders/ORDER_ID); log in {running.log}")
+        say(f"orders API at http://{HOST}:{street.orders}/orders (POST an order, GET /orders/ORDER_ID)")
+        say(f"users API at http://{HOST}:{street.users}/users; mails at http://{HOST}:{street.provider}/mails")
+        say(f"log in {running.log}")
+        with closing(Api(HOST, street.users)) as users:
+            users.post("/users", USER)
         _first_order(api, foreigner, place, broker, stop)
-        _watch(api, foreigner, place, running, stop)
+        with serving(place, street, running.roll, page) as url:
+            say(f"the shop's page: {url}")
+            _watch(_trickle(api, foreigner, pace), place, running, stop)
         say("\nstopping: letting the last orders finish")
-        _await_quiet(place, broker, 15)
+        quiet = _await_quiet(place, broker, DRAIN)
     finally:
         broker.close()
         foreigner.close()
         api.close()
         running.stop()
-    verdict = ledger.read(*place.stores)
+    verdict = ledger.read(place.stores, place.outside, patience=0 if quiet else LOST_AFTER)
     say(verdict.line())
     if json_line:
-        print(json.dumps({**asdict(verdict), "balanced": verdict.balanced}), flush=True)
+        print(json.dumps(verdict.json()), flush=True)
     return 0 if verdict.balanced else 1
 
 
@@ -107,39 +122,57 @@ def _first_order(api: Api, foreigner: Foreigner, place: Place, broker: Broker, s
 
 
 def _paid(place: Place) -> int:
-    with reading(place.stores[1]) as database:
+    with reading(place.stores["payments"]) as database:
         return database.number(PAID, (FIRST.order_id,))
 
 
 def _await_quiet(place: Place, broker: Broker, seconds: float) -> bool:
+    """False: some were still under way."""
     deadline = time.monotonic() + seconds
+    reached = False
 
     def enough() -> bool:
-        now = ledger.read(*place.stores)
-        return now.lost == 0 and now.untold == 0
+        nonlocal reached
+        reached = ledger.read(place.stores, place.outside).lost == 0
+        return reached or time.monotonic() > deadline
 
-    return wait_until_quiet(
-        broker, place.stores, done=lambda: enough() or time.monotonic() > deadline, stalled_after=seconds
-    )
+    wait_until_quiet(broker, [*place.stores.values()], done=enough, stalled_after=seconds)
+    return reached
 
 
-def _watch(api: Api, foreigner: Foreigner, place: Place, running: Running, stop: threading.Event) -> None:
-    """A trickle of orders, every tenth delivered twice, and a table (or, without a terminal, lines)."""
-    dice = random.Random()
-    placed, next_order = 0, 0.0
+def _watch(trickle: Callable[[], None], place: Place, running: Running, stop: threading.Event) -> None:
+    """What moves, as a table (or, without a terminal, as lines), until somebody says stop."""
+    rows: list[Any] = []
+    at = 0.0
     with _screen() as show:
         while not stop.wait(BLINK):
             if not running.alive:
                 raise CannotRun(f"the services have ended; see {running.log}")
-            if time.monotonic() >= next_order:
-                next_order = time.monotonic() + PACE
-                placed += 1
-                order = Order(f"ORD-{uuid.uuid4().hex[:8]}", f"USR{dice.randint(1, 200):03}", dice.randint(100, 30_000))
-                _place(api, foreigner, order, twin=placed % 10 == 0)
-            with reading(place.stores[0]) as database:
+            trickle()
+            with reading(place.stores["orders"]) as database:
                 latest = "placed_at desc, order_id" if database.postgres else "rowid desc"
-                rows = database.rows(LATEST.format(latest=latest), (ROWS,))
-            show(rows, ledger.read(*place.stores))
+                before, rows = rows, database.rows(LATEST.format(latest=latest), (ROWS,))
+            if rows != before or time.monotonic() - at > SECOND_LOOK:
+                at = time.monotonic()
+                show(rows, ledger.read(place.stores, place.outside, rest=REST, patience=LOST_AFTER))
+
+
+def _trickle(api: Api, foreigner: Foreigner, pace: float) -> Callable[[], None]:
+    """Places an order whenever it is time for one; every tenth is delivered twice."""
+    dice = random.Random()
+    placed, next_order = 0, 0.0
+
+    def trickle() -> None:
+        nonlocal placed, next_order
+        if not pace or time.monotonic() < next_order:
+            return
+        next_order = time.monotonic() + pace
+        placed += 1
+        (order,) = shopping(1, 200, dice)
+        order = replace(order, order_id=f"ORD-{uuid.uuid4().hex[:8]}")
+        _place(api, foreigner, order, twin=placed % 10 == 0)
+
+    return trickle
 
 
 def _place(api: Api, foreigner: Foreigner, order: Order, *, twin: bool) -> None:
@@ -172,13 +205,16 @@ def _lines() -> Show:
         for order_id, user_id, amount, status in reversed(rows):
             if seen.get(order_id) != status:
                 seen[order_id] = status
-                say(f"{order_id:<12}  {user_id}  {amount:>8.2f}  {status:<6}  | {_summary(now)}")
+                say(f"{order_id:<12}  {user_id}  {amount:>8.2f}  {status:<9}  | {_summary(now)}")
 
     return show
 
 
 def _summary(now: ledger.Ledger) -> str:
-    return f"{now.orders:,} orders, {now.paid:,} paid, {now.twice} paid twice"
+    verdict = "ledger balanced" if now.balanced else "LEDGER DOES NOT BALANCE"
+    return (
+        f"{now.orders:,} orders, {now.confirmed:,} confirmed, {now.rejected:,} rejected, {now.open:,} open; {verdict}"
+    )
 
 
 @contextmanager
@@ -191,7 +227,7 @@ def _table() -> Iterator[Show]:
         for name, justify in (("order", "left"), ("user", "left"), ("amount", "right"), ("status", "left")):
             table.add_column(name, justify="right" if justify == "right" else "left")
         for order_id, user_id, amount, status in rows:
-            colour = "green" if status == "paid" else "yellow"
+            colour = {"confirmed": "green", "rejected": "red", "cancelled": "red"}.get(status, "yellow")
             table.add_row(order_id, user_id, f"{amount:.2f}", f"[{colour}]{status}[/]")
         return table
 

@@ -10,7 +10,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-_encode = msgspec.json.Encoder(decimal_format="number").encode
+from eventkeel import StoreUnavailable
+
+encode = msgspec.json.Encoder(decimal_format="number").encode
 
 
 class Problem(Exception):
@@ -25,7 +27,7 @@ class Problem(Exception):
 
 def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """JSON with exact decimals."""
-    return Response(_encode(content), status, headers, "application/json")
+    return Response(encode(content), status, headers, "application/json")
 
 
 async def on_problem(request: Request, error: Exception) -> Response:
@@ -38,7 +40,7 @@ async def on_problem(request: Request, error: Exception) -> Response:
         "instance": request.url.path,
         **error.more,
     }
-    return Response(_encode(body), error.status, error.headers, "application/problem+json")
+    return Response(encode(body), error.status, error.headers, "application/problem+json")
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:
@@ -56,3 +58,12 @@ async def on_anything(request: Request, error: Exception) -> Response:
 async def on_busy(request: Request, error: Exception) -> Response:
     """The database did not answer in time. Nothing was stored, and asking again is safe in any case."""
     return await on_problem(request, Problem(503, "the database is busy; ask again", headers={"retry-after": "1"}))
+
+
+HANDLERS: dict[Any, Any] = {
+    Problem: on_problem,
+    StoreUnavailable: on_busy,
+    HTTPException: on_http_exception,
+    Exception: on_anything,
+}
+"""For ``Starlette(exception_handlers=…)``."""

@@ -1,4 +1,4 @@
-"""The shop's services as processes: one supervisor (``eventkeel run``) with its children.
+"""The shop's services as processes: one supervisor (``eventkeel run``) with its children, and the third parties.
 
     python -m shop.running run …          eventkeel run …, until its standard input is closed
 
@@ -19,9 +19,13 @@ import time
 from pathlib import Path
 
 from shop.databases import is_postgres, shown
+from shop.ending import end_with_standard_input
+from shop.ledger import STORES
+from shop.roll import Roll
 
-SERVICES = ("shop.orders:service", "shop.payments:service")
 HOST = "127.0.0.1"
+SERVICES = {name: f"shop.{folder}:service" for folder, name in STORES.items()}
+"""Name of a service -> where it is found."""
 
 
 class CannotRun(Exception):
@@ -62,8 +66,14 @@ class Place:
         return f"sqlite:///{self.data / service}.sqlite3"
 
     @property
-    def stores(self) -> tuple[str, str]:
-        return self.store("orders"), self.store("payment-service")
+    def stores(self) -> dict[str, str]:
+        """Folder of a service -> URL of its database."""
+        return {folder: self.store(name) for folder, name in STORES.items()}
+
+    @property
+    def outside(self) -> Path:
+        """The third parties' file."""
+        return self.data / "outside.sqlite3"
 
     def settings(self) -> dict[str, str]:
         """As the options of ``eventkeel run`` are called. Said outright, so that no file here says otherwise."""
@@ -84,29 +94,52 @@ class Place:
         return " and ".join(kinds) or str(self.data)
 
 
-class Running:
-    """``eventkeel run`` with the shop's services. Its output goes to ``DATA/shop.log``."""
+@dataclasses.dataclass(frozen=True)
+class Street:
+    """Who listens where: ports on this machine."""
 
-    def __init__(self, place: Place, port: int, *, workers: int = 1) -> None:
-        self.log = place.data / "shop.log"
-        self._port = port
-        self._command = [sys.executable, "-m", "shop.running", "run", *SERVICES, "--workers", str(workers)]
-        self._command += ["--http", f"{HOST}:{port}"]
-        # By the environment: a command line would show the passwords in URLs to everybody on the machine.
-        options = {f"EVENTKEEL_{name.upper()}": value for name, value in place.settings().items()}
-        self._environment = {**os.environ, **options}
-        self._process: subprocess.Popen[bytes] | None = None
+    orders: int
+    users: int
+    payments: int
+    provider: int
+    mail: int
 
-    def start(self, patience: float = 30.0) -> None:
-        """Returns when the API answers. Raises CannotRun."""
-        try:
-            self.log.parent.mkdir(parents=True, exist_ok=True)
-            log = self.log.open("ab")
-        except OSError as error:
-            raise CannotRun(f"{self.log} cannot be written: {error.strerror}; choose another --data") from error
-        with log:
-            # A session of its own: Ctrl-C is ours to answer, first by a verdict.
-            self._process = subprocess.Popen(
+    @property
+    def http(self) -> dict[str, str]:
+        """Name of a service -> HOST:PORT of its API."""
+        ports = {"orders": self.orders, "users": self.users, "payment-service": self.payments}
+        return {name: f"{HOST}:{port}" for name, port in ports.items()}
+
+    def environment(self) -> dict[str, str]:
+        """What the services have to know of it (shop/settings.py); what somebody has said already stays."""
+        said = {
+            "SHOP_PROVIDER": f"http://{HOST}:{self.provider}",
+            "SHOP_WEBHOOK": f"http://{HOST}:{self.payments}/webhooks/provider",
+            "SHOP_SMTP": f"{HOST}:{self.mail}",
+            "SHOP_STEP_TIMEOUT": "60",
+        }
+        return {**said, **{name: os.environ[name] for name in said if name in os.environ}}
+
+
+def choose_street(orders: int = 0) -> Street:
+    """Free ports; ``orders`` is the wanted one. Raises CannotRun."""
+    return Street(choose_port(orders), *(choose_port(0) for _ in range(4)))
+
+
+class Kept:
+    """A process that is started again whenever it ends, with longer and longer pauses while it keeps failing. It ends
+    with us: its standard input is a pipe of ours."""
+
+    def __init__(self, command: list[str], log: Path, environment: dict[str, str]) -> None:
+        self._command, self._log, self._environment = command, log, environment
+        self._stopping = threading.Event()
+        self._process = self._start()
+        self._keeper = threading.Thread(target=self._keep, daemon=True)
+        self._keeper.start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        with self._log.open("ab") as log:
+            return subprocess.Popen(
                 self._command,
                 stdin=subprocess.PIPE,
                 stdout=log,
@@ -114,15 +147,101 @@ class Running:
                 env=self._environment,
                 start_new_session=True,
             )
+
+    def _keep(self) -> None:
+        pause, born = 0.1, time.monotonic()
+        while not self._stopping.wait(0.25):
+            if self._process.poll() is None:
+                continue
+            pause = 0.1 if time.monotonic() - born > 10 else min(10, 2 * pause)
+            if self._stopping.wait(pause):
+                return
+            self._process.communicate()
+            self._process, born = self._start(), time.monotonic()
+
+    def close(self) -> None:
+        """End it, for good."""
+        self._stopping.set()
+        self._keeper.join()
+        self._process.kill()
+        self._process.communicate()
+
+
+def start_outside(place: Place, street: Street, patience: float = 30.0) -> Kept:
+    """The payment provider and the mail server. Raises CannotRun."""
+    where = ["--http", f"{HOST}:{street.provider}", "--smtp", f"{HOST}:{street.mail}"]
+    command = [sys.executable, "-m", "shop.outside", "--data", str(place.data), *where]
+    log = open_folder(place) / "outside.log"
+    kept = Kept(command, log, {**os.environ, **street.environment()})
+    deadline = time.monotonic() + patience
+    while not (listens(street.provider) and listens(street.mail)):
+        if time.monotonic() > deadline:
+            kept.close()
+            raise CannotRun(f"the third parties did not start; their log {log} ends with:\n{tail(log)}")
+        time.sleep(0.05)
+    return kept
+
+
+def open_folder(place: Place) -> Path:
+    """The folder of the data, made if it is not there. Raises CannotRun."""
+    try:
+        place.data.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CannotRun(f"{place.data} cannot be written: {error.strerror}; choose another --data") from error
+    return place.data
+
+
+class Running:
+    """``eventkeel run`` with all services, and the third parties. Its output goes to ``DATA/shop.log``."""
+
+    def __init__(self, place: Place, street: Street, *, workers: int = 1) -> None:
+        self.log = place.data / "shop.log"
+        self.roll = Roll()
+        self._place, self._street = place, street
+        self._command = [sys.executable, "-m", "shop.running", "run", *SERVICES.values(), "--workers", str(workers)]
+        for name, address in street.http.items():
+            self._command += ["--http", f"{name}={address}"]
+        # By the environment: a command line would show the passwords in URLs to everybody on the machine.
+        options = {f"EVENTKEEL_{name.upper()}": value for name, value in place.settings().items()}
+        self._environment = {**os.environ, **options, **street.environment()}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._outside: Kept | None = None
+
+    def start(self, patience: float = 60.0) -> None:
+        """Returns when every API answers. Raises CannotRun."""
+        open_folder(self._place)
+        self._outside = start_outside(self._place, self._street)
+        try:
+            log = self.log.open("ab")
+        except OSError as error:
+            self.stop()
+            raise CannotRun(f"{self.log} cannot be written: {error.strerror}; choose another --data") from error
+        with log:
+            # A session of its own: Ctrl-C is ours to answer, first by a verdict.
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=self._environment,
+                start_new_session=True,
+            )
+        threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
         deadline = time.monotonic() + patience
-        while not listens(self._port):
+        street = self._street
+        while not all(listens(port) for port in (street.orders, street.users, street.payments)):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
-                raise CannotRun(f"the services did not start; their log {self.log} ends with:\n{self._tail()}")
+                raise CannotRun(f"the services did not start; their log {self.log} ends with:\n{tail(self.log)}")
             time.sleep(0.05)
 
-    def _tail(self) -> str:
-        return "\n".join(self.log.read_text("utf-8", "replace").splitlines()[-8:])
+    def _listen(self, process: subprocess.Popen[bytes]) -> None:
+        """What the supervisor says of its processes goes to the log, and to the roll."""
+        assert process.stdout is not None
+        with process.stdout as lines, self.log.open("ab", buffering=0) as log:
+            for line in lines:
+                log.write(line)
+                self.roll.hear(line.decode("utf-8", "replace"))
 
     @property
     def alive(self) -> bool:
@@ -130,16 +249,24 @@ class Running:
 
     def stop(self) -> None:
         """Let everything drain, then end. Twice is once."""
-        if self._process is None:
-            return
         process, self._process = self._process, None
-        if process.poll() is None:
+        if process is not None and process.poll() is None:
             process.send_signal(signal.SIGTERM)
             try:
                 process.wait(30)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        if process is not None and process.stdin is not None:
+            process.stdin.close()
+        outside, self._outside = self._outside, None
+        if outside is not None:
+            outside.close()
+
+
+def tail(log: Path) -> str:
+    """Its last lines."""
+    return "\n".join(log.read_text("utf-8", "replace").splitlines()[-8:])
 
 
 def listens(port: int) -> bool:
@@ -163,13 +290,7 @@ def choose_port(wanted: int) -> int:
 
 def main() -> None:
     """``python -m eventkeel`` with the same arguments, told to stop when whoever started it is gone."""
-
-    def watch() -> None:
-        while os.read(0, 1024):
-            pass
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, daemon=True).start()
+    end_with_standard_input()
     runpy.run_module("eventkeel", run_name="__main__", alter_sys=True)
 
 

@@ -1,34 +1,30 @@
-"""The service `orders`: its tables, and what it does when it hears of a payment."""
+"""The service `orders`: every answer of the others moves an order on."""
 
 from __future__ import annotations
 
-from importlib.resources import files
+from typing import get_args
 
 from eventkeel import Service, Transaction
 from shop.orders.api import app
+from shop.orders.book import move_on
 from shop.orders.events import OrderStatusChanged
-from shop.payments.events import PaymentSucceeded
+from shop.orders.process import Heard
+from shop.parts import schema_of
 
-service = Service("orders", schema=files("shop.orders").joinpath("schema.sql").read_text("utf-8"), http=app)
+service = Service("orders", schema=schema_of("shop.orders"), http=app)
 
 
-@service.on(PaymentSucceeded)
-async def mark_paid(payment: PaymentSucceeded, tx: Transaction) -> None:
-    """Placed becomes paid. An order that came from elsewhere, past our API, is not in our books."""
-    sequence = await tx.fetch_value(
-        "update orders set status = 'paid', sequence = sequence + 1 "
-        "where order_id = :order_id and status = 'placed' returning sequence",
-        payment,
-    )
-    if sequence is not None:
-        tx.publish(OrderStatusChanged(order_id=payment.order_id, status="paid", sequence=sequence))
+@service.on(*get_args(Heard))
+async def follow(fact: Heard, tx: Transaction) -> None:
+    """An order from elsewhere, written past our API, begins its life here; one of ours has begun it already."""
+    await move_on(fact.order_id, fact, tx)
 
 
 @service.on(OrderStatusChanged)
 async def write_history(change: OrderStatusChanged, tx: Transaction) -> None:
     """The history is written from the events, as anybody else would see them."""
     tx.write(
-        "insert into order_history (order_id, sequence, status, number) values (:order_id, :sequence, :status, "
-        "(select count(*) from order_history where order_id = :order_id))",
+        "insert into order_history (order_id, sequence, status, reason, number) values "
+        "(:order_id, :sequence, :status, :reason, (select count(*) from order_history where order_id = :order_id))",
         change,
     )

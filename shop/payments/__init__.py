@@ -1,17 +1,14 @@
-"""Payments: takes the money for every order, once."""
+"""Payments: takes the money for an order at a third party, and gives it back."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+from shop.parts import on_demand
 
 if TYPE_CHECKING:
     from shop.payments.handlers import service as service
 
 
 def __getattr__(name: str) -> object:
-    """``shop.payments:service``, made when it is asked for: other services import only our events."""
-    if name == "service":
-        from shop.payments.handlers import service
-
-        return service
-    raise AttributeError(name)
+    return on_demand(__name__, name)

@@ -1,4 +1,4 @@
-"""What `payments` says to the world."""
+"""What `payments` says to the world, and to itself."""
 
 from __future__ import annotations
 
@@ -9,6 +9,40 @@ from eventkeel import Event
 
 class PaymentSucceeded(Event, topic="payment_events", key="order_id"):
     """The money for an order was taken."""
+
+    order_id: str
+    amount: Decimal
+
+
+class PaymentDeclined(Event, topic="payment_events", key="order_id"):
+    """The provider will not take the money for an order."""
+
+    order_id: str
+    reason: str
+
+
+class PaymentRefunded(Event, topic="payment_events", key="order_id"):
+    """The money for an order was given back."""
+
+    order_id: str
+    amount: Decimal
+
+
+class PaymentVoided(Event, topic="payment_events", key="order_id"):
+    """The money for an order was not taken, and will not be."""
+
+    order_id: str
+
+
+class ChargeDue(Event, topic="payment_requests", key="order_id"):
+    """`payments` has decided to take money: its next handler calls the provider, with no transaction open."""
+
+    order_id: str
+    amount: Decimal
+
+
+class RefundDue(Event, topic="payment_requests", key="order_id"):
+    """`payments` has decided to give money back."""
 
     order_id: str
     amount: Decimal

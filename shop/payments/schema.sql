@@ -1,5 +1,14 @@
--- One row per order. Nothing here is unique on purpose: that each order is paid once is Eventkeel's
--- promise, and a constraint would turn a second payment into an error where an outsider should see it.
+-- One row per order: how far its money is.
+create table if not exists charges (
+    order_id  text primary key,
+    user_id   text not null default '',
+    amount    numeric not null default 0,
+    state     text not null,                   -- asked, paid, declined, void, refunded
+    give_back boolean not null default false   -- wanted back, perhaps before it was paid
+);
+
+-- The money that moved: what was taken is above 0, what was given back below. Nothing here is unique on purpose: a
+-- payment made twice has to show up as a second row, not hide behind an error.
 create table if not exists payments (
     order_id  text not null,
     user_id   text not null,

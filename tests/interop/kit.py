@@ -20,6 +20,7 @@ from confluent_kafka.admin import AdminClient
 
 from shop.brokers import KafkaBroker, Message, client_options, with_options
 from shop.databases import Unreadable, reading
+from tests.outside import Outside
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 90.0
@@ -127,14 +128,19 @@ class Street:
 
     @contextmanager
     def services(self, *words: str) -> Iterator[Program]:
-        """``eventkeel run WORDS``, ended afterwards."""
+        """``eventkeel run WORDS``, ended afterwards; beside them, the third parties that the shop's services call."""
         settings = {
             "EVENTKEEL_BROKER": self.broker_url,
             "EVENTKEEL_STORE": self._store,
             "EVENTKEEL_PARTITIONS": str(PARTITIONS),
             "EVENTKEEL_DATA": str(self._folder),
         }
-        with Program([sys.executable, "-m", "eventkeel", "run", *words], env=settings) as program:
+        with (
+            Outside(self._folder) as outside,
+            Program(
+                [sys.executable, "-m", "eventkeel", "run", *words], env={**settings, **outside.environment}
+            ) as program,
+        ):
             yield program
 
     def until_there(self, services: Program, *topics: str) -> None:

@@ -63,7 +63,8 @@ def _handled_by_two_workers(street: Street, keys: list[bytes]) -> list[bytes]:
 
 def test_a_go_consumer_gets_every_order_of_the_api_and_nothing_else(programs: Programs, street: Street) -> None:
     port = free_port()
-    with street.services("shop.orders:service", "shop.payments:service", "--http", f"127.0.0.1:{port}") as shop:
+    services = [f"shop.{name}:service" for name in ("orders", "inventory", "payments")]
+    with street.services(*services, "--http", f"orders=127.0.0.1:{port}") as shop:
         street.until_there(shop, "order_events", "order_status_events", "payment_events")
         placed = [{"order_id": f"API{each}", "user_id": "Ünï 1", "amount": each + 0.05} for each in range(1, 31)]
         with closing(Api("127.0.0.1", port)) as api:
@@ -85,4 +86,5 @@ def test_a_go_consumer_gets_every_order_of_the_api_and_nothing_else(programs: Pr
             got = sorted(consumer.json, key=lambda order: str(order))
         assert got == sorted(placed + last, key=lambda order: str(order))
         street.until_handled(shop, PAYMENTS, "order_events")
-        assert street.rows("select count(*) from payments", "payment-service") == [(len(placed) + PARTITIONS,)]
+        paid = "select count(*) from payments"
+        shop.until(lambda: street.rows(paid, "payment-service") == [(len(placed) + PARTITIONS,)], "all are paid, once")

@@ -14,6 +14,8 @@ import pytest
 
 from shop import ledger
 from shop.databases import Unreadable, file_of, reading
+from shop.outside.books import Books as Kept
+from shop.outside.books import Movement
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,20 +24,35 @@ INBOX = """create table eventkeel_inbox (id {number}, consumer integer, topic te
            epoch integer {tx});"""
 """As much of the framework's tables as the ledger looks at."""
 
-ORDERS = "insert into orders (order_id, user_id, amount, status, sequence) values "
-HISTORY = "insert into order_history (order_id, sequence, status, number) values "
-PAYMENTS = "insert into payments (order_id, user_id, amount) values "
+ITEMS = '[{"sku":"mug","quantity":1}]'
 FINE = {
+    "users": ["insert into users (user_id, name, email) values ('U', 'Ann', 'ann@mail.example')"],
     "orders": [
-        ORDERS + "('A', 'U', 99.99, 'paid', 2), ('B', 'U', 0.01, 'paid', 2)",
-        HISTORY + "('A', 1, 'placed', 0), ('B', 1, 'placed', 0), ('B', 2, 'paid', 1), ('A', 2, 'paid', 1)",
+        f"insert into orders (order_id, user_id, amount, items, status, sequence) values "
+        f"('A', 'U', 99.99, '{ITEMS}', 'confirmed', 2), ('B', 'U', 0.01, '{ITEMS}', 'rejected', 2)",
+        "insert into order_history (order_id, sequence, status, reason, number) values ('A', 1, 'placed', '', 0), "
+        "('B', 1, 'placed', '', 0), ('B', 2, 'rejected', '', 1), ('A', 2, 'confirmed', '', 1)",
     ],
-    "payments": [PAYMENTS + "('A', 'U', 99.99), ('B', 'U', 0.01)"],
+    "payments": ["insert into payments (order_id, user_id, amount) values ('A', 'U', 99.99)"],
+    "inventory": [
+        "update stock set free = free - 1, sold = 1 where sku = 'mug'",
+        "insert into reservations (order_id, line, sku, quantity, state) values "
+        "('A', 0, 'mug', 1, 'sold'), ('B', 0, 'mug', 1, 'released')",
+    ],
+    "shipping": ["insert into shipments (order_id, tracking, state) values ('A', 'T', 'booked')"],
+    "notifications": [
+        "insert into mails (mail_id, \"to\", subject) values ('order A 2', '', ''), ('order B 2', '', ''), "
+        "('welcome U', '', '')"
+    ],
+    "loyalty": [
+        "insert into accounts (user_id, points) values ('U', 199)",
+        "insert into entries (user_id, order_id, points) values ('U', '', 100), ('U', 'A', 99)",
+    ],
 }
 
 
 class Books:
-    """Two databases with two orders in them, both paid."""
+    """Seven databases with two orders in them: one went well, one was declined."""
 
     def __init__(self) -> None:
         for service, fine in FINE.items():
@@ -52,11 +69,11 @@ class Books:
     def typed(self, sql: str) -> str:
         raise NotImplementedError
 
-    def count(self, *, orders: str = "", payments: str = "") -> ledger.Ledger:
-        """After further statements."""
-        self.run("orders", *[orders] * bool(orders))
-        self.run("payments", *[payments] * bool(payments))
-        return ledger.read(self.url("orders"), self.url("payments"))
+    def count(self, **more: str) -> ledger.Ledger:
+        """After further statements, by service."""
+        for service, sql in more.items():
+            self.run(service, sql)
+        return ledger.read({service: self.url(service) for service in FINE})
 
 
 class Files(Books):
@@ -114,7 +131,15 @@ def books(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Books]:
 
 
 @pytest.mark.parametrize(
-    "module", ["shop/ledger.py", "shop/quiet.py", "shop/databases.py", "shop/brokers.py", "tests/crash/book.py"]
+    "module",
+    [
+        "shop/ledger.py",
+        "shop/quiet.py",
+        "shop/databases.py",
+        "shop/brokers.py",
+        "shop/epochs.py",
+        "shop/outside/books.py",
+    ],
 )
 def test_the_ledger_imports_nothing_of_eventkeel(module: str) -> None:
     tree = ast.parse((ROOT / module).read_text("utf-8"))
@@ -125,91 +150,100 @@ def test_the_ledger_imports_nothing_of_eventkeel(module: str) -> None:
     assert ours or "sqlite3" in imported
 
 
-def test_two_orders_paid_once_balance(books: Books) -> None:
+def test_what_went_well_and_what_was_undone_balances(books: Books) -> None:
     found = books.count()
-    assert (found.orders, found.paid, found.lost, found.twice, found.out_of_order, found.dead) == (2, 2, 0, 0, 0, 0)
-    assert (found.owed, found.charged, found.balanced, found.ordered_pairs) == (10_000, 10_000, True, 2)
+    assert found.balanced, found.line()
+    assert (found.orders, found.confirmed, found.rejected, found.cancelled, found.open) == (2, 1, 1, 0, 0)
+    assert (found.charged, found.refunded, found.mails, found.ordered_pairs) == (9999, 0, 3, 2)
 
 
-@pytest.mark.parametrize(
-    ("what", "orders", "payments"),
-    [
-        ("lost", ORDERS + "('C', 'U', 1, 'placed', 1)", ""),
-        ("lost", "", "delete from payments where order_id = 'B'"),
-        ("twice", "", PAYMENTS + "('A', 'U', 99.99)"),
-        ("twice", HISTORY + "('A', 2, 'paid', 2)", ""),
-        ("out_of_order", HISTORY + "('A', 1, 'placed', 2)", ""),
-        ("untold", "update orders set status = 'placed' where order_id = 'A'", ""),
-        ("untold", "delete from order_history where order_id = 'A' and sequence = 2", ""),
-    ],
-)
-def test_what_is_wrong_is_counted_and_does_not_balance(books: Books, what: str, orders: str, payments: str) -> None:
-    found = books.count(orders=orders, payments=payments)
-    assert getattr(found, what) == 1
+PAYMENT = "insert into payments (order_id, user_id, amount) values "
+WRONG = [
+    ("lost", "orders", "insert into orders (order_id, user_id, amount, status) values ('C', 'U', 1, 'placed')"),
+    ("lost", "orders", "delete from order_history where order_id = 'B' and sequence = 1"),
+    ("lost", "notifications", "delete from mails where mail_id = 'order B 2'"),
+    ("lost", "notifications", "delete from mails where mail_id = 'welcome U'"),
+    ("twice", "orders", "insert into order_history values ('A', 2, 'confirmed', '', 2, current_timestamp)"),
+    ("twice", "payments", f"{PAYMENT} ('B', 'U', 0.01), ('B', 'U', 0.01), ('B', 'U', -0.02)"),
+    ("twice", "inventory", "insert into reservations values ('B', 0, 'mug', 1, 'released')"),
+    ("twice", "shipping", "insert into shipments values ('B', 'T', 'recalled'), ('B', 'T', 'recalled')"),
+    ("twice", "notifications", "insert into mails (mail_id, \"to\", subject) values ('order A 2', '', '')"),
+    ("out_of_order", "orders", "insert into order_history values ('A', 0, 'x', '', 2, current_timestamp)"),
+    ("money_wrong", "payments", "update payments set amount = 99.98 where order_id = 'A'"),
+    ("money_wrong", "payments", "delete from payments"),
+    ("money_wrong", "payments", f"{PAYMENT} ('B', 'U', 0.01)"),
+    ("stock_wrong", "inventory", "update stock set free = free - 1 where sku = 'cap'"),
+    ("stock_wrong", "inventory", "update stock set held = 1, free = free - 1 where sku = 'cap'"),
+    ("points_wrong", "loyalty", "update accounts set points = 198"),
+    ("parcels_wrong", "shipping", "update shipments set state = 'recalled'"),
+    ("parcels_wrong", "shipping", "insert into shipments values ('B', 'T', 'booked')"),
+]
+
+
+@pytest.mark.parametrize(("what", "service", "sql"), WRONG)
+def test_what_is_wrong_is_counted_and_does_not_balance(books: Books, what: str, service: str, sql: str) -> None:
+    found = books.count(**{service: sql})
+    assert getattr(found, what) == 1, found
     assert not found.balanced
 
 
+def test_stock_that_is_not_the_orders_own_is_wrong_on_the_shelf_and_in_the_order(books: Books) -> None:
+    assert books.count(inventory="update reservations set state = 'held' where order_id = 'B'").stock_wrong == 2
+
+
+def test_points_that_were_not_earned_are_wrong(books: Books) -> None:
+    added = "update accounts set points = 204; insert into entries values ('U', 'B', 5)"
+    assert books.count(loyalty=added).points_wrong == 1
+
+
 def test_two_rows_of_one_transaction_are_in_the_order_in_which_they_were_written(books: Books) -> None:
-    assert books.count(orders=HISTORY + "('A', 4, 'x', 2); " + HISTORY + "('A', 3, 'x', 3)").out_of_order == 1
+    history = "insert into order_history (order_id, sequence, status, reason, number) values "
+    assert books.count(orders=f"{history} ('A', 4, 'x', '', 2); {history} ('A', 3, 'x', '', 3)").out_of_order == 1
 
 
-def test_a_cent_too_much_does_not_balance(books: Books) -> None:
-    found = books.count(payments="update payments set amount = 0.02 where order_id = 'B'")
-    assert (found.lost, found.twice, found.charged - found.owed, found.balanced) == (0, 0, 1, False)
-
-
-def test_a_kept_order_is_neither_paid_nor_lost(books: Books) -> None:
+def test_an_order_that_somebody_keeps_is_open_and_not_lost(books: Books) -> None:
     found = books.count(
-        orders=ORDERS + "('C', 'U', 1, 'placed', 1)",
-        payments=books.typed("insert into eventkeel_held values (cast('C' as {bytes}), 'dead')"),
+        orders="insert into orders (order_id, user_id, amount, status) values ('C', 'U', 1, 'placed')",
+        shipping=books.typed("insert into eventkeel_held values (cast('C' as {bytes}), 'dead')"),
     )
-    assert (found.orders, found.paid, found.lost, found.dead, found.balanced) == (3, 2, 0, 1, True)
+    assert (found.orders, found.open, found.lost, found.dead, found.balanced) == (3, 1, 0, 1, True)
 
 
-def test_a_payment_for_an_order_from_elsewhere_is_told_apart(books: Books) -> None:
-    found = books.count(payments=PAYMENTS + "('X', 'U', 5)")
-    assert (found.foreign, found.paid, found.balanced) == (1, 2, True)
+def test_what_only_others_have_heard_of_is_no_order(books: Books) -> None:
+    assert books.count(orders="insert into orders (order_id, ending) values ('C', 'cancelled')").orders == 2
 
 
-def test_the_sum_of_many_large_amounts_is_exact_to_the_cent(books: Books) -> None:
-    rows = ", ".join(f"('L{number}', 'U', 999999999.99)" for number in range(50))
-    assert books.count(payments=PAYMENTS + rows).charged == 10_000
-    orders = ORDERS + rows.replace("999.99)", "999.99, 'placed', 1)")
-    assert books.count(orders=orders).charged == 10_000 + 50 * 99_999_999_999
+def test_while_others_are_under_way_only_what_rests_is_judged(books: Books) -> None:
+    books.count(payments="delete from payments", notifications="delete from mails")
+    stores = {service: books.url(service) for service in FINE}
+    assert not ledger.read(stores).balanced
+    assert ledger.read(stores, rest=3600).balanced
 
 
-INBOX_ROW = "insert into eventkeel_inbox (consumer, topic, partition, epoch) values "
+def test_what_the_provider_has_is_what_payments_has(books: Books, tmp_path: Path) -> None:
+    stores, outside = {service: books.url(service) for service in FINE}, tmp_path / "outside.sqlite3"
+    charge = Movement("key", "charge", "A", "99.99", "succeeded", "", "")
+    kept = Kept(outside)
+    kept.move(charge, 0)
+    kept.move(charge._replace(key="no", reference="B", amount="0.01", status="declined"), 0)
+    assert ledger.read(stores, outside).balanced
+    kept.move(charge._replace(key="again"), 0)
+    found = ledger.read(stores, outside)
+    assert (found.money_wrong, found.twice) == (1, 1)
+    kept.move(charge._replace(key="back", kind="refund"), 0)
+    kept.close()
+    found = ledger.read(stores, outside)
+    assert (found.money_wrong, found.twice) == (0, 1)
 
 
-def test_a_row_committed_under_an_older_epoch_than_one_before_it_is_a_violation(books: Books) -> None:
-    stores = [books.url(service) for service in FINE]
-    books.run("orders", INBOX_ROW + "(1, 't', 0, 1)", INBOX_ROW + "(1, 't', 0, 2)", INBOX_ROW + "(1, 't', 1, 1)")
-    books.run("orders", INBOX_ROW + "(2, 't', 0, 1), (1, 'u', 0, 1)", INBOX_ROW + "(1, 't', 0, 2)")
-    books.run("payments", INBOX_ROW + "(1, 't', 0, 1)")
-    assert ledger.epoch_violations(stores) == 0
-    books.run("orders", INBOX_ROW + "(1, 't', 0, 1)")
-    assert ledger.epoch_violations(stores) == 1
-
-
-@pytest.mark.servers
-def test_what_counts_is_when_a_row_was_committed_not_when_it_was_written(postgres_url: str) -> None:
-    books = Schemas(postgres_url)
-    try:
-        with psycopg.connect(books._server) as slow:
-            slow.execute(f'set search_path to "{books._prefix}-orders"')
-            slow.execute(INBOX_ROW + "(1, 't', 0, 1)")
-            slow.execute(HISTORY + "('A', 0, 'late', 2)")
-            books.run("orders", INBOX_ROW + "(1, 't', 0, 2)", HISTORY + "('A', 3, 'early', 2)")
-            slow.commit()
-        assert ledger.epoch_violations([books.url("orders")]) == 1
-        assert books.count().out_of_order == 1
-    finally:
-        books.drop()
+def test_a_verdict_in_words_names_what_is_wrong(books: Books) -> None:
+    assert books.count().line().endswith(": balanced")
+    assert "DOES NOT BALANCE (money of 1 wrong)" in books.count(payments="delete from payments").line()
 
 
 def test_what_is_not_there_is_unreadable(books: Books) -> None:
     with pytest.raises(Unreadable):
-        ledger.read(books.url("orders"), books.url("nobody"))
+        ledger.read({service: books.url("nobody" if service == "loyalty" else service) for service in FINE})
     with reading(books.url("orders")) as database, pytest.raises(Unreadable):
         database.rows("select 1 from nothing")
 

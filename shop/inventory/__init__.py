@@ -1,0 +1,14 @@
+"""Inventory: the stock on the shelves; holds, sells and gives back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from shop.parts import on_demand
+
+if TYPE_CHECKING:
+    from shop.inventory.handlers import service as service
+
+
+def __getattr__(name: str) -> object:
+    return on_demand(__name__, name)
