@@ -114,7 +114,7 @@ async def test_a_handler_cancels_what_another_one_scheduled() -> None:
         assert await app.rows(EXPIRED) == [("2",)]
 
 
-async def test_a_savepoint_that_is_rolled_back_drops_timers_and_cancels_made_in_it() -> None:
+async def test_a_savepoint_that_is_rolled_back_drops_timers_and_cancels() -> None:
     async with harness(ordering()) as app:
         async with app.service.transaction() as tx:
             kept = tx.publish(Settled(number="kept"), delay=60)
@@ -123,6 +123,7 @@ async def test_a_savepoint_that_is_rolled_back_drops_timers_and_cancels_made_in_
                 async with tx.savepoint():
                     tx.publish(Settled(number="dropped"), delay=60)
                     assert await tx.cancel(kept)
+                    tx.publish(Settled(number="dropped too"), delay=60)
                     raise ZeroDivisionError
             async with tx.savepoint():
                 tx.publish(Settled(number="inside"), delay=60)

@@ -14,6 +14,7 @@ import pytest
 from eventkeel import Delivery, Retry, Service, Transaction
 from eventkeel.stores.sqlite import SQLiteCatalogue, SQLiteStore
 from eventkeel.testing.harness import harness
+from tests.observing import Recorder
 
 from .domain import SCHEMA, STEPS, Journal, Noted, Paid, die_until_quiet, ordered, paying
 
@@ -192,3 +193,28 @@ async def test_senseless_rows_in_the_brokers_log_are_dead_letters_that_can_be_li
         assert len(letters) == len(rows)
         assert all([await catalogue.dead_letter(letter.number) for letter in letters])
         await catalogue._store.close()
+
+
+async def test_a_stray_cancellation_does_not_end_a_part() -> None:
+    """It comes out of what a loop awaits (a library's own task, say), and nobody meant the loop."""
+    journal, seen = Journal(), Recorder()
+    async with harness(journal.service, observers=[seen]) as app:
+        due = app.runtime.due
+        assert due is not None
+        original, strays = app.runtime.store.next_timer, [1, 1]
+
+        async def stray() -> float | None:
+            if strays:
+                strays.pop()
+                raise asyncio.CancelledError
+            return await original()
+
+        app.runtime.store.next_timer = stray  # type: ignore[method-assign]
+        due.wake()
+        await app.until(lambda: not strays)
+        app.runtime.store.next_timer = original  # type: ignore[method-assign]
+        journal.failing = {("c", 0): 1}
+        await app.publish(Noted(customer="c", step=0))
+        await app.until_quiet()
+        assert await app.rows(STEPS, {"customer": "c"}) == [(0,)]
+        assert len(seen.troubles) == 2

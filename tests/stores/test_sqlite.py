@@ -363,6 +363,21 @@ async def test_an_outbox_row_of_a_failed_pipeline_is_not_left_behind(bench: Work
 # ------------------------------------------------------------------ the file
 
 
+async def test_a_file_of_before_steps_and_timers_gets_their_tables_and_stays_one_of_its_version(
+    bench: Workbench, path: Path
+) -> None:
+    store = await bench.store()
+    await store.close()
+    old = apsw.Connection(str(path))
+    old.execute("drop table eventkeel_journal; drop table eventkeel_timer")
+    old.close()
+    store = await bench.store()
+    async with bench.unit(store) as unit:
+        await unit.run(unit.unit.schedule([record(1)], [NOW]))
+        await unit.run(unit.unit.recall(PAY, record(1).event_id))
+    assert await bench.rows(store, "select value from eventkeel_meta where name = 'schema'") == [("1",)]
+
+
 async def test_a_file_of_a_newer_version_is_refused(bench: Workbench, path: Path) -> None:
     store = await bench.store()
     await store.close()

@@ -46,8 +46,8 @@ UNKNOWN = Retry(attempts=0, first=5.0, cap=60.0)
 class Due(Part):
     """One loop for the parked heads of all consumers of this service, and for its timers.
 
-    Heads run one after another, except those of handlers with steps, which wait for third parties: a
-    quarter of ``Numbers.steps`` of them at once, beside those that run in the lane.
+    Heads run one after another, except those of handlers with steps, which wait for third parties: as
+    many at once as in their lane, so that a backlog drains as fast as it would have been handled.
     """
 
     name = "due"
@@ -57,7 +57,7 @@ class Due(Part):
         consumers = context.routes.consumers
         self._names = (*[consumer.name for consumer in consumers if not consumer.steps], context.undecided)
         self._with_steps = tuple(consumer.name for consumer in consumers if consumer.steps)
-        self._most_calls = max(1, context.numbers.steps // 4)
+        self._most_calls = context.numbers.steps
         self._calls: set[asyncio.Task[None]] = set()
         self._ttl = context.numbers.deadline + 2 * context.numbers.lease
         self._busy = False

@@ -9,7 +9,7 @@ call cannot be undone then, but its journal row is refused with the epoch, and t
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 from uuid import UUID, uuid5
 
 from eventkeel.drive import Invoke, Program, drive
@@ -79,12 +79,7 @@ async def run_steps(context: Context, work: Work, ground: Ground, runner: Runner
     """Run one delivery of a handler with steps. Raises UnitFailed, Fenced, CommitUnknown, StoreUnavailable."""
     consumer = work.consumer
     assert consumer is not None
-    now = context.clock.now()
-    looking = context.store.unit()
-    try:
-        claimed, journalled = await drive(_look(looking, work, ground, now), looking.connection)
-    finally:
-        looking.close()
+    claimed, journalled = await _looked(context, work, ground)
     if claimed != "new":
         return claimed
     point("steps.opened")
@@ -93,6 +88,16 @@ async def run_steps(context: Context, work: Work, ground: Ground, runner: Runner
         deadline = Deadline(context.numbers.deadline, sync=consumer.sync)
         run = Stepping(context, work, consumer, ground, unit, deadline, journalled)
         return await runner.run(run.program(), unit, run.scope, deadline)
+    finally:
+        unit.close()
+
+
+async def _looked(context: Context, work: Work, ground: Ground) -> tuple[Claimed, dict[str, bytes]]:
+    unit = context.store.unit()
+    try:
+        return await drive(_look(unit, work, ground, context.clock.now()), unit.connection)
+    except Exception as error:
+        raise _as_outcome(error) from error
     finally:
         unit.close()
 
@@ -160,7 +165,9 @@ class Stepping:
         if self._stage == "open":
             yield from self.unit.rollback()
             error = error or StepRefused(f"{self._consumer.name} ended inside 'async with steps.transaction()'")
-        raise _as_outcome(self._failure or error)
+        failure = self._failure or error
+        assert failure is not None
+        raise _as_outcome(failure) from failure.__cause__
 
     def _handler(self) -> Program[Exception | None]:
         consumer, work = self._consumer, self._work
@@ -326,13 +333,9 @@ def step_key(event_id: bytes, consumer: str, step: str) -> str:
     return str(uuid5(UUID(bytes=event_id), f"{consumer}\n{step}"))
 
 
-def _as_outcome(error: Any) -> BaseException:
+def _as_outcome(error: BaseException) -> BaseException:
     """As lanes and the due loop take it: what says nothing against the delivery as it is, the rest as its failure."""
-    if isinstance(error, Fenced | CommitUnknown | StoreUnavailable):
-        return error
-    failed = UnitFailed(0, error)
-    failed.__cause__ = error
-    return failed
+    return error if isinstance(error, Fenced | CommitUnknown | StoreUnavailable) else UnitFailed(0, error)
 
 
 def _exception(error: BaseException) -> Exception:
