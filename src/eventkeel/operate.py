@@ -21,7 +21,7 @@ from eventkeel.event import EventSpec, declared, topics
 from eventkeel.message import Headers, Outgoing
 from eventkeel.ports.clock import SystemClock
 from eventkeel.ports.store import ConsumerName, Schema
-from eventkeel.ports.transport import Refused, TopicWant, Topology, Unknown, Unrouted
+from eventkeel.ports.transport import Refills, Refused, TopicWant, Topology, Unknown, Unrouted
 from eventkeel.service import Service
 
 RELAY_PATIENCE = 1.0
@@ -176,3 +176,29 @@ async def publish_raw(
         raise PublishError(f"the broker refused the message: {outcome.reason}")
     if isinstance(outcome, Unknown):
         raise BrokerUnavailable(f"the broker gave no answer, and may or may not have the message: {outcome.reason}")
+
+
+# ------------------------------------------------------------------ refill
+
+
+async def refill(service: Service, config: Config, topics: Sequence[str], actor: Actor) -> list[str]:
+    """Give a service's group new queues for ``topics`` (none: for all that it handles), ``config.partitions`` of them,
+    which begin with what the topics' histories hold; the inbox knows what was handled already. A line for each.
+
+    Raises ConfigurationError (not such a broker, no such topic), AccessDenied, BrokerUnavailable.
+    """
+    actor.require("act", f"give {service.name} new queues")
+    handled = service.routes().topics
+    for topic in topics:
+        if topic not in handled:
+            raise ConfigurationError(
+                f"service {service.name} handles no topic {topic!r}; it handles {', '.join(handled)}"
+            )
+    transport = open_transport(config.broker_url)
+    if not isinstance(transport, Refills):
+        raise ConfigurationError("this broker keeps a log, in which a group has positions: use --start earliest")
+    await transport.open()
+    try:
+        return [await transport.refill(service.group, topic, config.partitions) for topic in topics or handled]
+    finally:
+        await transport.close(1.0)

@@ -11,18 +11,35 @@ from tools.realservers import install, places, probe, processes
 from tools.realservers.errors import ServersError
 from tools.realservers.server import Server
 
-PLUGINS = ("rabbitmq_consistent_hash_exchange",)
+PLUGINS = ("rabbitmq_consistent_hash_exchange", "rabbitmq_management")
 
 
 class RabbitMQ(Server):
     """Two processes: the node, and a port mapper of its own that Erlang would otherwise start and leave behind."""
 
     needs = (install.RABBITMQ,)
-    ports = ("port", "distribution", "epmd")
+    ports = ("port", "distribution", "epmd", "management")
 
     @property
     def url(self) -> str:
         return f"amqp://guest:guest@{places.HOST}:{self.port()}/"
+
+    @property
+    def management(self) -> str:
+        """Where its management API answers."""
+        return f"http://{places.HOST}:{self.port('management')}"
+
+    def ctl(self, *words: str) -> str:
+        """What ``rabbitmqctl`` says, such as ``ctl("stop_app")``. Raises ServersError where it fails."""
+        server = install.rabbitmq()
+        if server is None:
+            raise ServersError(f"{self.name}: RabbitMQ is not installed any more")
+        tool = server.with_name("rabbitmqctl")
+        account = install.account("rabbitmq")
+        done = processes.run([tool, "-q", *words], folder=self.data, environment=self._environment(), account=account)
+        if done.returncode:
+            raise ServersError(f"rabbitmqctl {' '.join(words)}: {done.stdout.strip()[-500:]}")
+        return done.stdout
 
     def answers(self) -> bool:
         return probe.rabbitmq(self.port())
@@ -31,6 +48,7 @@ class RabbitMQ(Server):
         self.data.mkdir(mode=0o700, exist_ok=True)
         (self.folder / "rabbitmq.conf").write_text(
             f"listeners.tcp.1 = {places.HOST}:{self.port()}\nlog.console = true\nlog.console.level = info\n"
+            f"management.tcp.ip = {places.HOST}\nmanagement.tcp.port = {self.port('management')}\n"
         )
         (self.folder / "enabled_plugins").write_text(f"[{','.join(PLUGINS)}].\n")
         account = install.account("rabbitmq")

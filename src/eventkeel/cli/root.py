@@ -14,6 +14,7 @@ from eventkeel.cli.config import config_group
 from eventkeel.cli.dlq import dlq
 from eventkeel.cli.lag import lag
 from eventkeel.cli.publish import publish
+from eventkeel.cli.refill import refill
 from eventkeel.cli.run import run
 from eventkeel.cli.shape import Group
 from eventkeel.cli.worker import worker
@@ -50,7 +51,7 @@ def root() -> None:
     """
 
 
-for _command in (run, publish, dlq, lag, config_group, worker):
+for _command in (run, publish, dlq, lag, refill, config_group, worker):
     root.add_command(_command)
 
 

@@ -7,7 +7,7 @@ deliveries. What Kafka, RabbitMQ and SQLite do in each method: docs/adr/0002-tra
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
 
@@ -210,4 +210,14 @@ class Transport(Protocol):
 
     def read(self, topic: str, span: Span) -> AsyncIterator[Sequence[Delivery]]:
         """Read a topic again, without a group and without settling anything."""
+        ...
+
+
+@runtime_checkable
+class Refills(Protocol):
+    """A transport whose queues have no positions: what they lost can only come from the topic's history."""
+
+    async def refill(self, group: str, topic: str, partitions: int | None = None) -> str:
+        """Give a group new queues for a topic, which begin with what the history holds. What was done, for people.
+        Raises ConfigurationError: no such group or topic."""
         ...

@@ -33,8 +33,7 @@ async def lags(transport: RabbitTransport, group: str) -> list[SliceLag]:
     found: list[SliceLag] = []
     elsewhere: dict[str, int] | None = None
     for topic in state.topics_of(group):
-        current = state.current(group, topic)
-        if current is not None and current.waits_for_past:
+        if state.unfilled(group, topic):
             found.append(await _history_lag(transport, group, topic))
         for generation in state.waiting(group, topic):
             for shard in range(generation.shards):

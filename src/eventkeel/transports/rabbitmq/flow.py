@@ -11,6 +11,7 @@ from pamqp import commands
 from eventkeel.message import Delivery, Slice
 from eventkeel.transports.rabbitmq import wire
 from eventkeel.transports.rabbitmq.connection import Channel, ChannelClosed, Connection
+from eventkeel.transports.rabbitmq.registry import Generation
 
 
 class Flow:
@@ -148,6 +149,8 @@ class HistoryFlow(Flow):
         self.marker = os.urandom(8).hex()
         self.end: int | None = None
         """Where our marker lies: nothing behind it is wanted."""
+        self.fills: list[Generation] = []
+        """The generations that begin with it."""
         self._first, self._tags = first, dict[int, int]()
         self._ended = ended
 

@@ -118,6 +118,10 @@ class State:
                 return generation
         return known[-1] if known else None
 
+    def unfilled(self, group: str, topic: str) -> list[Generation]:
+        """Those that begin with the topic's history, and for which it has not been handled yet."""
+        return [each for each in self.generations.get((group, topic), []) if each.waits_for_past]
+
     def waiting(self, group: str, topic: str) -> Iterator[Generation]:
         """Those that hold messages, or will."""
         current = self.current(group, topic)
@@ -125,6 +129,9 @@ class State:
             if current is not None and generation.number >= current.number:
                 yield generation
 
+
+STARTING = 20.0
+"""Seconds that a node may need for its streams after it has let us in."""
 
 _read = msgspec.json.Decoder(Record).decode
 _write = msgspec.json.Encoder().encode
@@ -171,12 +178,8 @@ class Registry:
 
     async def declare(self) -> bool:
         """True where it was not there. Raises ConfigurationError where the broker has no streams."""
-        channel = await (await self._line.get()).channel()
-        try:
-            if await exists(channel, self._options.registry):
-                return False
-        finally:
-            channel.close()
+        if await self._there():
+            return False
         channel = await (await self._line.get()).channel()
         try:
             arguments = stream_arguments(self._options, age=False)
@@ -190,17 +193,30 @@ class Registry:
         finally:
             channel.close()
 
+    async def _there(self) -> bool:
+        """Whether the registry exists. A node that has just started answers before its streams do."""
+        until = asyncio.get_running_loop().time() + STARTING
+        while True:
+            channel = await (await self._line.get()).channel()
+            try:
+                return await exists(channel, self._options.registry)
+            except Inaccessible:
+                if asyncio.get_running_loop().time() > until:
+                    raise
+                await asyncio.sleep(0.2)
+            finally:
+                channel.close()
+
     async def _follow(self) -> None:
         async with self._lock:
             if self._channel is not None and self._channel.closed is None:
                 return
-            connection = await self._line.get()
-            channel = await connection.channel()
-            if not await exists(channel, self._options.registry):
+            if not await self._there():
                 raise ConfigurationError(
                     f"broker {self._options.name} has no topics of Eventkeel yet; they are made when a service is "
                     "started"
                 )
+            channel = await (await self._line.get()).channel()
             channel.on_content = self._arrived
             channel.on_cancel = self._leave
             self._channel = channel
@@ -250,6 +266,10 @@ def declare_queue(name: str, arguments: dict[str, object]) -> commands.Queue.Dec
     return commands.Queue.Declare(queue=name, durable=True, arguments=arguments)  # type: ignore[arg-type]
 
 
+class Inaccessible(BrokerUnavailable):
+    """A queue exists, and its node does not answer for it now."""
+
+
 async def exists(channel: Channel, queue: str) -> bool:
     """Whether a queue or stream exists. The channel is closed where it does not. Raises BrokerUnavailable."""
     return await ready_in(channel, queue) is not None
@@ -263,5 +283,5 @@ async def ready_in(channel: Channel, queue: str) -> int | None:
     except ChannelClosed as closed:
         if closed.code == 404 and "no queue" in str(closed):
             return None
-        raise BrokerUnavailable(f"broker {channel.connection.name}: {closed}") from closed
+        raise Inaccessible(f"broker {channel.connection.name}: {closed}") from closed
     return found.message_count or 0

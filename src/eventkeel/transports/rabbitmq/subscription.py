@@ -16,7 +16,7 @@ from eventkeel.transports.rabbitmq import wire
 from eventkeel.transports.rabbitmq.connection import ANSWER, ChannelClosed
 from eventkeel.transports.rabbitmq.flow import Flow, HistoryFlow
 from eventkeel.transports.rabbitmq.publisher import to_queue
-from eventkeel.transports.rabbitmq.registry import Generation, Record, now, ready_in
+from eventkeel.transports.rabbitmq.registry import Record, now, ready_in
 from eventkeel.transports.rabbitmq.topology import HISTORY, slices_of
 
 if TYPE_CHECKING:
@@ -123,14 +123,14 @@ class RabbitSubscription:
         does not exist."""
         self._transport.alive()
         connection = await self._transport.consuming.get()
-        generation = self._generation(slice)
+        self._check(slice)
         self._drop(slice)
         options = self._transport.options
         if slice.generation == HISTORY:
             first = None if at is None else at.at
             stream = options.history_of(slice.topic)
             flow: Flow = HistoryFlow(slice, stream, first, self._arrived, lambda: self._history_went_on(slice))
-            marking = self._mark(flow, generation)
+            marking = self._mark(flow)
             self._markers[slice] = asyncio.create_task(marking, name=f"rabbitmq {self.group} marker")
         else:
             queue = options.queue(self.group, slice.topic, slice.generation, slice.partition)
@@ -140,13 +140,10 @@ class RabbitSubscription:
         self._turn.append(slice)
         flow.open(connection, min(options.prefetch, max(1, self._budget.count)), self._lost)
 
-    def _generation(self, slice: Slice) -> Generation:
-        state = self._transport.registry.state
-        generation = state.current(self.group, slice.topic)
-        known = state.generations.get((self.group, slice.topic), [])
-        if generation is None or slice.generation > len(known):
+    def _check(self, slice: Slice) -> None:
+        known = self._transport.registry.state.generations.get((self.group, slice.topic), [])
+        if not known or slice.generation > len(known):
             raise PositionError(f"{slice} does not exist on broker {self._transport.options.name} for {self.group!r}")
-        return generation
 
     async def settle(self, slice: Slice, positions: Sequence[Position]) -> None:
         flow = self.flows.get(slice)
@@ -237,10 +234,12 @@ class RabbitSubscription:
 
     # -- the past of a group
 
-    async def _mark(self, flow: Flow, generation: Generation) -> None:
+    async def _mark(self, flow: Flow) -> None:
         """Say where the history's part ends: what was under way when the group was bound lies before it."""
         assert isinstance(flow, HistoryFlow)
-        await asyncio.sleep(max(0.0, generation.at + self._transport.options.catch_up - now()))
+        flow.fills = self._transport.registry.state.unfilled(self.group, flow.slice.topic)
+        bound = max((generation.at for generation in flow.fills), default=0.0)
+        await asyncio.sleep(max(0.0, bound + self._transport.options.catch_up - now()))
         message = to_queue(flow.queue, Headers([(wire.MARKER, flow.marker.encode())]), b"")
         while not isinstance((await self._transport.publisher.publish([message], ANSWER))[0], Sent):
             await asyncio.sleep(1.0)
@@ -248,19 +247,12 @@ class RabbitSubscription:
     def _history_went_on(self, slice: Slice) -> None:
         flow = self.flows.get(slice)
         if isinstance(flow, HistoryFlow) and flow.finished:
-            generation = self._transport.registry.state.current(self.group, slice.topic)
-            if generation is not None and generation.waits_for_past:
-                self._say("filled", slice.topic, generation)
+            for generation in flow.fills:
+                if generation.waits_for_past:
+                    self._say(Record("filled", group=self.group, topic=slice.topic, generation=generation.number))
 
-    def _say(self, kind: str, topic: str, generation: Generation, shard: int = 0) -> None:
+    def _say(self, record: Record) -> None:
         """Tell everybody, beside what is going on. What fails is said again at the next look."""
-        record = Record(
-            "filled" if kind == "filled" else "drained",
-            group=self.group,
-            topic=topic,
-            generation=generation.number,
-            shard=shard,
-        )
 
         async def append() -> None:
             with contextlib.suppress(BrokerUnavailable, ConfigurationError):
@@ -313,7 +305,7 @@ class RabbitSubscription:
         """Say of an older generation's queues, which get nothing any more, that they are empty and settled."""
         state = self._transport.registry.state
         generation, newest = state.current(self.group, topic), state.last(self.group, topic)
-        if generation is None or newest is None or generation is newest or generation.waits_for_past:
+        if generation is None or newest is None or generation is newest or state.unfilled(self.group, topic):
             return
         if now() < newest.at + self._transport.options.catch_up:
             return

@@ -12,7 +12,16 @@ from eventkeel.message import Slice
 from eventkeel.ports.transport import Finding, GroupWant, TopicWant, Topology
 from eventkeel.transports.rabbitmq.connection import Channel, ChannelClosed, Line
 from eventkeel.transports.rabbitmq.management import Management
-from eventkeel.transports.rabbitmq.registry import Generation, Record, Registry, State, declare_queue, exists, now
+from eventkeel.transports.rabbitmq.registry import (
+    Generation,
+    Record,
+    Registry,
+    State,
+    declare_queue,
+    exists,
+    now,
+    ready_in,
+)
 from eventkeel.transports.rabbitmq.settings import Options, quorum_arguments, shard_arguments, stream_arguments
 
 HISTORY = 0
@@ -248,10 +257,11 @@ class Declarer:
         await channel.ask(bind, commands.Exchange.BindOk)
 
     async def refill(self, group: str, topic: str, partitions: int | None = None) -> str:
-        """Replace a group's generation of a topic by a new one, which begins with what the history holds.
+        """Replace a group's generation of a topic by a new one.
 
-        Safe at any moment, and safe to repeat: what the old queues hold is handled before it, and the inbox knows
-        what was handled already. Returns what was done, for people.
+        It begins with what the topic's history holds, except where nothing is missing and another number of
+        partitions is all that is wanted. Safe at any moment, and safe to repeat: the inbox knows what was handled.
+        Returns what was done, for people.
         """
         async with self._lock:
             await self.look_for_hashes()
@@ -259,16 +269,18 @@ class Declarer:
             known, old = state.topics.get(topic), state.last(group, topic)
             if known is None or old is None:
                 raise ConfigurationError(f"group {group!r} has no queues of topic {topic!r} on this broker")
-            if partitions is not None and partitions != known.partitions:
+            resized = partitions is not None and partitions != known.partitions
+            past = not resized or bool(await self.damage(group, [topic]))
+            if partitions is not None and resized:
                 await self.registry.append(Record("resize", topic=topic, partitions=partitions))
-            shards = self._shards(known.partitions if partitions is None else partitions)
-            number = old.number + 1
+            shards, number = self._shards(known.partitions), old.number + 1
             await self._make(group, topic, number, shards)
             await self._unbind(group, topic, old.number)
-            await self._announce(group, topic, number, shards, past=True)
+            await self._announce(group, topic, number, shards, past=past)
+            first = "what the history holds" if past else f"what lies in generation {old.number}"
             return (
-                f"group {group!r}, topic {topic!r}: generation {number} with {shards} queues takes what comes; what "
-                f"lies in generation {old.number} is handled first, then what the history holds"
+                f"group {group!r}, topic {topic!r}: generation {number} with {shards} queues takes what comes; "
+                f"{first} is handled first"
             )
 
     async def _unbind(self, group: str, topic: str, number: int) -> None:
@@ -281,15 +293,16 @@ class Declarer:
             await channel.ask(unbind, commands.Exchange.UnbindOk)
 
     async def remove(self, group: str, topic: str, generation: Generation) -> None:
-        """Delete a generation that is drained; never a queue that holds something."""
+        """Delete a generation that is drained: its exchange first, then the queues that are empty indeed.
+        (A quorum queue cannot be deleted on the condition that it is.)"""
         name = self._options.generation(group, topic, generation.number)
+        async with _Say(self._line, self._options, missing_is_fine=True) as channel:
+            await channel.ask(commands.Exchange.Delete(exchange=name), commands.Exchange.DeleteOk)
         for shard in range(generation.shards):
             queue = self._options.queue(group, topic, generation.number, shard)
             async with _Say(self._line, self._options, missing_is_fine=True) as channel:
-                delete = commands.Queue.Delete(queue=queue, if_unused=True, if_empty=True)
-                await channel.ask(delete, commands.Queue.DeleteOk)
-        async with _Say(self._line, self._options, missing_is_fine=True) as channel:
-            await channel.ask(commands.Exchange.Delete(exchange=name, if_unused=True), commands.Exchange.DeleteOk)
+                if await ready_in(channel, queue) == 0:
+                    await channel.ask(commands.Queue.Delete(queue=queue), commands.Queue.DeleteOk)
 
     # -- looking
 
@@ -355,12 +368,16 @@ class Declarer:
 
 
 def slices_of(state: State, group: str, topic: str) -> list[Slice]:
-    """The slices of a topic that are consumed now: an older generation's until they are drained, then what the
-    history holds, then the newest one's."""
+    """The slices of a topic that are consumed now: what the history holds, where a generation begins with it; then
+    an older generation's queues until they are drained; then the newest one's.
+
+    The history comes first because it alone has everything in its order: where a queue is gone, its keys went on in
+    other queues of the same generation.
+    """
     generation = state.current(group, topic)
     if generation is None:
         return []
-    if generation.waits_for_past:
+    if state.unfilled(group, topic):
         return [Slice(topic, 0, HISTORY)]
     return [
         Slice(topic, shard, generation.number) for shard in range(generation.shards) if shard not in generation.drained
