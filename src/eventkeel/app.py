@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from eventkeel import codec
 from eventkeel.codec.identity import uuid7
-from eventkeel.config import Config
+from eventkeel.config import Config, mask
 from eventkeel.engine.context import SENDS_ONLY, Context, Numbers
 from eventkeel.engine.due import Due
 from eventkeel.engine.housekeeping import Housekeeping
@@ -128,7 +128,10 @@ def _leaf(group: str, url: str, what: str) -> tuple[Callable[..., Any], str]:
         if point.name == scheme:
             return point.load(), _path(scheme, rest)
     if target is None:
-        raise ConfigurationError(f"{what} URL {url!r}: nothing is installed for {scheme!r}; write sqlite:///PATH")
+        known = ", ".join(f"{each}:" for each in _BUILT_IN[group])
+        raise ConfigurationError(
+            f"{what} URL {mask(url)!r}: nothing is installed for {mask(scheme)!r}; it begins with one of {known}"
+        )
     module, _, name = target.partition(":")
     return getattr(importlib.import_module(module), name), _path(scheme, rest)
 

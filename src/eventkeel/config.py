@@ -186,8 +186,14 @@ own. RabbitMQ comes with a later version; its URL is refused.
 def mask(value: str) -> str:
     """The text with passwords of URLs, in the authority or in the query, replaced by ``***``."""
     # Greedy up to the last @ of the authority: an unescaped @ in a password must not show its tail.
-    masked = re.sub(r"(://[^:/?#\s]*):[^/?#\s]*@", r"\1:***@", value)
-    return re.sub(r"(?i)([?&][^=&]*(?:password|passwd|secret|token|key)=)[^&#\s]*", r"\1***", masked)
+    masked, found = re.subn(r"(://[^:/?#\s]*):[^/?#\s]*@", r"\1:***@", value)
+    if not found:  # nor an unescaped slash, question mark or hash in what is no port
+        masked = re.sub(r"(://[^:/?#\s]*):(?!\d*(?:[/?#,]|$)).*@", r"\1:***@", masked, flags=re.DOTALL)
+    return re.sub(rf"(?i)([?&][^=&]*(?:{_SECRET})=)[^&]*", r"\1***", masked)
+
+
+_SECRET = r"password|passwd|secret|token|key|\.pem|oauthbearer\.config"
+"""How names of options end whose values nobody is shown."""
 
 
 # ------------------------------------------------------------------ where values come from
@@ -285,7 +291,9 @@ def _within(name: str, value: float) -> bool:
 
 
 def _quoted(value: Any) -> str:
-    return mask(repr(value)) if isinstance(value, str | int | float | bool) else f"a {type(value).__name__}"
+    if isinstance(value, str):
+        return repr(mask(value))
+    return repr(value) if isinstance(value, int | float | bool) else f"a {type(value).__name__}"
 
 
 def _wanted(name: str, where: str) -> str:

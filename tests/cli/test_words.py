@@ -116,6 +116,18 @@ def test_config_show_says_value_and_origin_and_hides_passwords(place: Place) -> 
     assert "hush" not in said.out
 
 
+def test_config_show_shows_whole_urls(place: Place) -> None:
+    url = "kafka://one.example:9092,two.example:9092?security.protocol=sasl_ssl&sasl.password=hush&prefix=staging."
+    said = place.say("config", "show", "--broker", url)
+    assert url.replace("hush", "***") in said.out
+
+
+def test_a_url_that_nobody_knows_is_refused_without_its_password(place: Place) -> None:
+    said = place.say("run", SAMPLE, "--store", "mysql://me:hush@db/x")
+    assert "store URL 'mysql://me:***@db/x': nothing is installed for 'mysql'" in said.err
+    assert "sqlite:, postgresql:" in said.err
+
+
 def test_lag_counts_what_nobody_has_handled(place: Place) -> None:
     with place.run(SAMPLE) as running:
         assert place.say("publish", SAMPLE, "Booked", '{"seat": "1"}').code == 0

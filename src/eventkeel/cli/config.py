@@ -34,5 +34,5 @@ def show_config(as_json: bool, config: Config) -> int:
     if as_json:
         print_json({one.name: {"value": one.value, "origin": one.origin} for one in config.origins()})
     else:
-        print_table(("OPTION", "VALUE", "ORIGIN"), config.origins())
+        print_table(("OPTION", "VALUE", "ORIGIN"), config.origins(), whole=True)
     return 0

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Sequence
 
 from eventkeel.app import load_service
-from eventkeel.config import Config
+from eventkeel.config import Config, mask
 from eventkeel.errors import ConfigurationError, EventkeelError
 from eventkeel.service import Service
 
@@ -52,7 +52,7 @@ def load_all(references: Sequence[str], config: Config) -> dict[str, Service]:
             other = seen.setdefault(f"{what} {value}", reference)
             if other != reference:
                 raise ConfigurationError(
-                    f"{other} and {reference} have the same {what} {value}: they would swallow each other's events. "
-                    + ("Give each its own" if what == "name" else "Put {service} into the store URL")
+                    f"{other} and {reference} have the same {what} {mask(value)}: they would swallow each other's "
+                    "events. " + ("Give each its own" if what == "name" else "Put {service} into the store URL")
                 )
     return services

@@ -18,9 +18,9 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(msgspec.to_builtins(value), ensure_ascii=False))
 
 
-def print_table(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Columns under titles; numbers to the right."""
-    texts = [[shorten(clean(str(cell))) for cell in row] for row in rows]
+def print_table(titles: Sequence[str], rows: Sequence[Sequence[object]], *, whole: bool = False) -> None:
+    """Columns under titles; numbers to the right. Long texts are shortened, unless ``whole``."""
+    texts = [[clean(str(cell)) if whole else shorten(clean(str(cell))) for cell in row] for row in rows]
     widths = [max(len(title), *(len(row[i]) for row in texts), 0) for i, title in enumerate(titles)]
     numeric = [all(isinstance(row[i], int | float) for row in rows) for i in range(len(titles))]
     for line in (titles, *texts):
