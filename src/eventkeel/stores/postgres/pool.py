@@ -40,6 +40,8 @@ _LOOK = "select pg_backend_pid(), current_setting('server_version_num')::int, cu
 OLDEST = 150000
 _REFUSALS = ("does not exist", "authentication failed", "no password supplied", "no pg_hba.conf entry")
 """How libpq quotes a server that will not have us (there is no SQLSTATE before a connection)."""
+_UNTRUSTED = ("does not support SSL", "certificate", "private key")
+"""How it says that no encrypted connection as the URL wants it can be made."""
 
 
 class Context:
@@ -287,8 +289,18 @@ class Pool:
         if "unsupported startup parameter" in text:
             return ConfigurationError(f"{self.address.shown} is a pooler; connect to PostgreSQL itself ({text})")
         code = error.sqlstate or ""
+        if isinstance(error, psycopg.ProgrammingError) and not code:  # it was not even tried
+            return ConfigurationError(f"{self.address.shown}: libpq does not take the store's URL: {text}")
+        if any(words in text for words in _UNTRUSTED):
+            return ConfigurationError(
+                f"{self.address.shown}: the encrypted connection could not be made; correct sslmode, sslrootcert and "
+                f"the like in the store's URL ({text})"
+            )
         if code.startswith(("28", "3D")) or any(words in text for words in _REFUSALS):
-            return ConfigurationError(f"{self.address.shown} refuses us: {text}")
+            return ConfigurationError(
+                f"{self.address.shown} refuses us: {text}. Correct user, password and database in the store's URL, or "
+                "let the server have them"
+            )
         return StoreUnavailable(f"{self.address.shown} cannot be reached: {text}")
 
 

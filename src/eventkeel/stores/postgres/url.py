@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
@@ -33,7 +34,13 @@ def parse(rest: str) -> Address:
     Raises ConfigurationError.
     """
     parts = urlsplit("postgresql:" + (rest if rest.startswith("//") else "//" + rest))
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    torn = parts.fragment or "@" in parts.path or "@" in parts.query.partition("=")[0]
+    if torn or re.search("%(?![0-9a-fA-F]{2})", parts.netloc):  # libpq would quote it, password and all
+        raise ConfigurationError(
+            "the store's URL cannot be read: in a user or a password % is written %25, / is %2F, ? is %3F, # is %23, "
+            "@ is %40"
+        )
+    options = dict(parse_qsl(parts.query.replace("+", "%2B"), keep_blank_values=True))  # as libpq: a plus is a plus
     schema = options.pop("schema", "") or "public"
     pool = options.pop("pool", "16")
     if not pool.isdigit() or int(pool) < 2:
