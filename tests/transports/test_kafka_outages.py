@@ -159,7 +159,8 @@ async def test_nobody_there_is_said_in_a_sentence(own_kafka: Server) -> None:
     url = own_kafka.url
     await asyncio.to_thread(own_kafka.kill9)
     transport = KafkaTransport(url.removeprefix("kafka:") + "?sasl.password=hush")
-    with pytest.raises(BrokerUnavailable, match=r"broker kafka://127\.0\.0\.1:\d+ does not answer: ") as raised:
+    said = r"broker kafka://127\.0\.0\.1:\d+ does not answer; start it, or correct its URL: "
+    with pytest.raises(BrokerUnavailable, match=said) as raised:
         await transport.open()
     assert "hush" not in str(raised.value)
     await transport.close(1.0)

@@ -9,7 +9,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tools.realservers import install, places, probe, processes
@@ -72,13 +72,24 @@ class Kafka(Server):
     """A broker that is its own controller."""
 
     needs = (install.JAVA,)
-    ports = ("port", "controller")
+    ports: tuple[str, ...] = ("port", "controller")
     _heap = 512
     _node = 1
+    _users: Mapping[str, str] = {}
+    _identity = Path()
 
     @property
     def url(self) -> str:
         return f"kafka://{places.HOST}:{self.port()}"
+
+    def secure(self, identity: Path, users: Mapping[str, str]) -> None:
+        """Before its first start: listen at one more port, ``port("secure")``, in TLS and for those who log in.
+
+        ``identity`` is a PEM file with the broker's key (PKCS 8) and its certificates. ``users``: passwords by name,
+        for SCRAM-SHA-512 and PLAIN.
+        """
+        self.ports = (*type(self).ports, "secure")
+        self._identity, self._users = identity, users
 
     def answers(self) -> bool:
         return probe.kafka(self.port()) > 0
@@ -126,6 +137,11 @@ class Kafka(Server):
             "auto.create.topics.enable": "false",
             **self._settings(),
         }
+        if self._users:
+            settings["listeners"] += f",SECURE://{places.HOST}:{self.port('secure')}"
+            settings["advertised.listeners"] += f",SECURE://{places.HOST}:{self.port('secure')}"
+            settings["listener.security.protocol.map"] += ",SECURE:SASL_SSL"
+            settings |= self._of_secure()
         (self.folder / "server.properties").write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
         (self.folder / "log4j2.properties").write_text(_LOG)
         if (self.data / "bootstrap.checkpoint").exists():
@@ -134,12 +150,30 @@ class Kafka(Server):
         done = processes.run(
             self._java(
                 "-cp", f"{jars()}/*", "kafka.tools.StorageTool", "format", "-t", self.cluster_id(),
-                "-c", self.folder / "server.properties",
+                "-c", self.folder / "server.properties", *self._scram(),
             ),
             folder=self.folder,
         )  # fmt: skip
         if done.returncode != 0:
             raise ServersError(f"{self.name}: its storage could not be formatted:\n{done.stdout}")
+
+    def _of_secure(self) -> dict[str, str]:
+        modules = "org.apache.kafka.common.security"
+        known = " ".join(f'user_{name}="{password}"' for name, password in self._users.items())
+        return {
+            "listener.name.secure.ssl.keystore.type": "PEM",
+            "listener.name.secure.ssl.keystore.location": str(self._identity),
+            "listener.name.secure.sasl.enabled.mechanisms": "SCRAM-SHA-512,PLAIN",
+            "listener.name.secure.scram-sha-512.sasl.jaas.config": f"{modules}.scram.ScramLoginModule required;",
+            "listener.name.secure.plain.sasl.jaas.config": f"{modules}.plain.PlainLoginModule required {known};",
+        }
+
+    def _scram(self) -> list[str]:
+        return [
+            word
+            for name, password in self._users.items()
+            for word in ("--add-scram", f"SCRAM-SHA-512=[name={name},password={password}]")
+        ]
 
     def _launch(self) -> tuple[int, str]:
         return processes.spawn(

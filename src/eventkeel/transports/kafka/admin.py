@@ -81,9 +81,14 @@ class Admin:
                 self._client.poll(0)  # calls back with what went wrong, which this error does not say
                 fatal = [each for each in self._heard if errors.is_fatal(each, opening=True)]
                 if fatal or loop.time() > until:
-                    told = fatal[:1] or self._heard[-1:]
-                    said = KafkaException(told[0]) if told else error
-                    raise self.trouble(said, "does not answer", opening=True) from error
+                    # That all are down follows on what says why, unless one took the connection and hung up.
+                    told = fatal[:1] or [each for each in self._heard if each.code() != KafkaError._ALL_BROKERS_DOWN]
+                    what = "does not answer; start it, or correct its URL"
+                    if self._heard and not told:
+                        what = (
+                            "hangs up; correct security.protocol in its URL (plaintext, ssl, sasl_plaintext, sasl_ssl)"
+                        )
+                    raise self.trouble(KafkaException(told[-1]) if told else error, what, opening=True) from error
 
     async def topics(self, names: Iterable[str]) -> dict[str, Topic]:
         """Those that exist."""

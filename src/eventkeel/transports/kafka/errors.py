@@ -112,6 +112,16 @@ def text(error: KafkaError | BaseException) -> str:
     return str(error) if found is None else f"{found.name()}: {found.str()}"
 
 
+def option(said: str) -> str:
+    """What the library says of its options, with what to write where it does not say so itself."""
+    if "mechanism GSSAPI" in said:  # its default, which it was built without
+        return f"write sasl.mechanism=SCRAM-SHA-512, SCRAM-SHA-256 or PLAIN into the URL ({said})"
+    for name in ("ssl.ca.location", "ssl.certificate.location", "ssl.key.location"):
+        if f"{name} failed" in said:
+            return f"{name} has to be the path of a PEM file that can be read ({said})"
+    return said
+
+
 def is_fatal(error: KafkaError, *, opening: bool = False) -> bool:
     """No waiting and no reconnecting mends it."""
     return error.fatal() or error.code() in _FATAL or (opening and error.code() in _FATAL_AT_FIRST)

@@ -61,7 +61,7 @@ class KafkaTransport:
         try:
             admin = Admin(options)
         except (KafkaException, TypeError, ValueError) as error:
-            said = options.masked(errors.text(error))
+            said = options.masked(errors.option(errors.text(error)))
             raise ConfigurationError(f"the options of broker {options.name} are not valid: {said}") from error
         await admin.hello(_HELLO)
         self._pid, self._admin = os.getpid(), admin
