@@ -1,10 +1,12 @@
-"""What all tests share: real servers, for those that ask for them."""
+"""What all tests share: real servers and a browser, for those that ask for them."""
 
 from __future__ import annotations
 
 import pytest
 
+from tests import browser as a_browser
 from tests import servers
+from tests.browser import browser, chromium
 from tests.servers import (
     database,
     kafka_url,
@@ -17,6 +19,8 @@ from tests.servers import (
 )
 
 __all__ = [
+    "browser",
+    "chromium",
     "database",
     "kafka_url",
     "own_kafka",
@@ -36,6 +40,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     servers.clean(config)
 
 
-@pytest.hookimpl(tryfirst=True)  # before -m "not servers" is looked at
+@pytest.hookimpl(tryfirst=True)  # before -m is looked at
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     servers.mark(items)
+    a_browser.mark(items)

@@ -36,6 +36,7 @@ function create(service) {
 
 function update(node, service) {
   mark(node, "alive", service.alive);
+  node.querySelector("button").disabled = !service.pids.length;
   node.querySelector(".light").setAttribute("aria-label", service.alive ? "lives" : "dead");
   for (const name of ["handled", "waiting", "dead"]) {
     say(node.querySelector(`[data-count=${name}]`), whole.format(service[name]));

@@ -20,7 +20,7 @@ export function showTrouble(switches, letters) {
   }
   keyed(byId("letters"), letters, (letter) => `${letter.service} ${letter.number}`,
     (letter) => make("li", {}, make("b", {}, letter.service), ` ${letter.reason}`,
-      make("span", { class: "small" }, letter.error)),
+      make("span", { class: "small" }, letter.error.replace(`${letter.reason}: `, ""))),
     () => {});
 }
 

@@ -10,9 +10,9 @@ export const WORDS = {
   paid: { title: "Paid", text: "the bank was charged, once", who: "payments" },
   shipped: { title: "Shipped", text: "a parcel is booked", who: "shipping" },
   confirmed: { title: "Confirmed", text: "sold; points given, mail sent", who: "orders" },
-  recalling: { title: "Parcel called back", text: "undoing, the last step first", who: "shipping" },
-  refunding: { title: "Money given back", text: "refunded, once", who: "payments" },
-  releasing: { title: "Back on the shelf", text: "whatever was held is free again", who: "inventory" },
+  recalling: { title: "Calling the parcel back", text: "undoing, the last step first", who: "shipping" },
+  refunding: { title: "Giving the money back", text: "a refund for a charge, and only one", who: "payments" },
+  releasing: { title: "Putting it back", text: "what was held is free again", who: "inventory" },
   rejected: { title: "Rejected", text: "", who: "orders" },
   cancelled: { title: "Cancelled", text: "", who: "orders" },
 };

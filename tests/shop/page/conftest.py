@@ -1,0 +1,95 @@
+"""The whole shop as a visitor starts it, and his browser."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page
+
+from tests.browser import PATIENCE
+
+SHOP = [sys.executable, "-m", "shop", "--port", "0", "--page", "0"]
+
+
+class Shop(NamedTuple):
+    url: str
+    data: Path
+
+
+@pytest.fixture(scope="module")
+def shop() -> Iterator[Shop]:
+    """It runs for a module; what its tests have done to it must have left its ledger balanced."""
+    with tempfile.TemporaryDirectory(prefix="eventkeel-page-") as data:
+        process = subprocess.Popen(
+            [*SHOP, "--data", data], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ}
+        )
+        assert process.stdout is not None
+        said = []
+        try:
+            for line in process.stdout:
+                said.append(line)
+                if found := re.search(r"page: (http://\S+)", line):
+                    yield Shop(found[1], Path(data))
+                    break
+            else:
+                pytest.fail(f"the shop told of no page:\n{''.join(said)}")
+        finally:
+            process.send_signal(signal.SIGINT)
+            rest, _ = process.communicate(timeout=60)
+        assert process.returncode == 0, f"{''.join(said)}{rest}"
+
+
+class Visit:
+    """``page`` is Playwright's; ``troubles``: what its console said that is no good."""
+
+    def __init__(
+        self, browser: Browser, url: str, *, width: int = 1280, height: int = 900, scheme: str = "light"
+    ) -> None:
+        dark = scheme == "dark"
+        self._context = browser.new_context(
+            viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light"
+        )
+        self._context.set_default_timeout(PATIENCE)
+        self.troubles: list[str] = []
+        self.page: Page = self._context.new_page()
+        self.page.on("console", self._hear)
+        self.page.on("pageerror", lambda error: self.troubles.append(str(error)))
+        self.page.goto(url)
+        self.page.wait_for_selector("#wares li")
+
+    def _hear(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self.troubles.append(message.text)
+
+    def count(self, service: str, what: str) -> int:
+        """A number of a service's card."""
+        text = self.page.get_by_test_id(f"service-{service}").locator(f"[data-count={what}]").inner_text()
+        return int(text.replace(",", ""))
+
+    def buy(self, title: str) -> None:
+        self.page.get_by_role("button", name=f"Buy: {title}", exact=True).click()
+
+    def reaches(self, status: str, *, seconds: float = 30) -> None:
+        """Wait until the order whose life is shown has got there."""
+        self.page.wait_for_selector(f"#steps [data-status={status}][data-state=done]", timeout=seconds * 1000)
+
+    def close(self) -> None:
+        self._context.close()
+
+
+@pytest.fixture
+def visit(browser: Browser, shop: Shop) -> Iterator[Visit]:
+    """A visitor at a desk, whose console stays silent."""
+    visit = Visit(browser, shop.url)
+    yield visit
+    visit.close()
+    assert visit.troubles == []
