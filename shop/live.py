@@ -60,9 +60,9 @@ def run_live(place: Place, wanted_port: int, *, page: int = 8080, pace: float = 
         say(f"log in {running.log}")
         with closing(Api(HOST, street.users)) as users:
             users.post("/users", USER)
-        _first_order(api, foreigner, place, broker, stop)
         with serving(place, street, running.roll, page) as url:
             say(f"the shop's page: {url}")
+            _first_order(api, foreigner, place, broker, stop)
             _watch(_trickle(api, foreigner, pace), place, running, stop)
         say("\nstopping: letting the last orders finish")
         quiet = _await_quiet(place, broker, DRAIN)

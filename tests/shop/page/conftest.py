@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,8 @@ from playwright.sync_api import Browser, ConsoleMessage, Page
 from tests.browser import PATIENCE
 
 SHOP = [sys.executable, "-m", "shop", "--port", "0", "--page", "0"]
+START = 90.0
+"""Seconds for twelve processes on a busy machine."""
 
 
 class Shop(NamedTuple):
@@ -28,24 +31,28 @@ class Shop(NamedTuple):
 @pytest.fixture(scope="module")
 def shop() -> Iterator[Shop]:
     """It runs for a module; what its tests have done to it must have left its ledger balanced."""
-    with tempfile.TemporaryDirectory(prefix="eventkeel-page-") as data:
-        process = subprocess.Popen(
-            [*SHOP, "--data", data], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ}
-        )
-        assert process.stdout is not None
-        said = []
+    with tempfile.TemporaryDirectory(prefix="eventkeel-page-") as folder:
+        data, said = Path(folder), Path(folder) / "said"
+        with said.open("w") as out:
+            process = subprocess.Popen([*SHOP, "--data", folder], stdout=out, stderr=out, env={**os.environ})
         try:
-            for line in process.stdout:
-                said.append(line)
-                if found := re.search(r"page: (http://\S+)", line):
-                    yield Shop(found[1], Path(data))
-                    break
-            else:
-                pytest.fail(f"the shop told of no page:\n{''.join(said)}")
+            yield Shop(_read_url(said, process), data)
         finally:
             process.send_signal(signal.SIGINT)
-            rest, _ = process.communicate(timeout=60)
-        assert process.returncode == 0, f"{''.join(said)}{rest}"
+            try:
+                code = process.wait(60)
+            finally:
+                process.kill()
+        assert code == 0, said.read_text()
+
+
+def _read_url(said: Path, process: subprocess.Popen[bytes]) -> str:
+    deadline = time.monotonic() + START
+    while process.poll() is None and time.monotonic() < deadline:
+        if found := re.search(r"page: (http://\S+)\n", said.read_text()):
+            return found[1]
+        time.sleep(0.05)
+    pytest.fail(f"the shop told of no page:\n{said.read_text()}")
 
 
 class Visit:
