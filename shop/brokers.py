@@ -1,7 +1,7 @@
 """A broker as an outsider sees it: which messages lie there, and how far the groups have read. Reads only, by
 plain SQL or a plain consumer that joins no group. Nothing of Eventkeel in here.
 
-    sqlite:///PATH        kafka://host:port[,host:port]?option=value&…
+    sqlite:///PATH        kafka://host:port[,host:port]?option=value&…        amqp://user:password@host:port/vhost?…
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from urllib.parse import unquote
 import msgspec
 
 from shop.databases import Unreadable, file_of, read_only
+from shop.rabbit import RabbitBroker, is_rabbit
 
 READS = {
     "orders": (
@@ -71,6 +72,8 @@ class Broker(Protocol):
 
 def open_broker(url: Path | str) -> Broker:
     """Connects when it is asked something."""
+    if is_rabbit(url):
+        return RabbitBroker(str(url), prefix(str(url)), Message)
     return KafkaBroker(str(url)) if is_kafka(url) else SQLiteBroker(file_of(url))
 
 

@@ -2,10 +2,10 @@
 
     python -m shop.foreign BROKER < lines          each line: {"topic": …, "key": …, "body": …}
 
-On Kafka it is an ordinary producer. On SQLite it uses what the broker promises to such programs: ``insert into
-inbound (topic, key, headers, body)``; in a process of its own, because a file must not be open in two SQLite
-libraries of one process; by apsw, because it brings a SQLite without the WAL-reset bug, which any other program
-should look for too.
+On Kafka and RabbitMQ it is an ordinary producer. On SQLite it uses what the broker promises to such programs:
+``insert into inbound (topic, key, headers, body)``; in a process of its own, because a file must not be open in two
+SQLite libraries of one process; by apsw, because it brings a SQLite without the WAL-reset bug, which any other
+program should look for too.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import apsw
 
 from shop.brokers import client_options, is_kafka, prefix
 from shop.databases import file_of
+from shop.rabbit import is_rabbit, writing_to_rabbit
 
 VARIABLE = "SHOP_FOREIGN_BROKER"
 """Names the broker where the command line does not."""
@@ -119,9 +120,15 @@ def writing_to_kafka(url: str, patience: float = 120.0) -> Iterator[Write]:
     yield write
 
 
+def _writing_to(broker: str) -> contextlib.AbstractContextManager[Write]:
+    if is_rabbit(broker):
+        return writing_to_rabbit(broker, prefix(broker))
+    return writing_to_kafka(broker) if is_kafka(broker) else writing_to_sqlite(str(file_of(broker)))
+
+
 def main() -> int:
     broker = sys.argv[1] if len(sys.argv) > 1 else os.environ[VARIABLE]
-    with writing_to_kafka(broker) if is_kafka(broker) else writing_to_sqlite(str(file_of(broker))) as write:
+    with _writing_to(broker) as write:
         for number, line in enumerate(sys.stdin, 1):
             message = json.loads(line)
             write(message["topic"], message["key"], message.get("headers"), message["body"])

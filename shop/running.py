@@ -43,12 +43,17 @@ class Place:
     """May contain {service}, and has to where the services shall not meet in one schema."""
 
     def __post_init__(self) -> None:
-        for url, known in ((self.broker_url, ("sqlite", "kafka")), (self.store_url, ("sqlite", "postgresql"))):
+        brokers, stores = ("sqlite", "kafka", "amqp"), ("sqlite", "postgresql")
+        for url, known in ((self.broker_url, brokers), (self.store_url, stores)):
             scheme, _, rest = url.partition(":")
             if url and (scheme not in known or not rest):
                 raise CannotRun(
-                    f"{scheme}://…: this shop runs on SQLite, Kafka and PostgreSQL so far; write sqlite:///PATH or "
-                    f"{'kafka://HOST:PORT' if 'kafka' in known else 'postgresql://USER@HOST:PORT/DATABASE'}"
+                    f"{scheme}://…: this shop runs on SQLite, Kafka, RabbitMQ and PostgreSQL; write sqlite:///PATH or "
+                    + (
+                        "kafka://HOST:PORT or amqp://USER:PASSWORD@HOST:PORT"
+                        if known is brokers
+                        else "postgresql://USER@HOST:PORT/DATABASE"
+                    )
                 )
         if self.store_url and "{service}" not in self.store_url:
             raise CannotRun("--store has to contain {service}: each service has a database, or schema, of its own")
@@ -85,7 +90,7 @@ class Place:
     @property
     def remedy(self) -> str:
         """What to change for a run that meets nothing of an earlier one."""
-        changes = ["prefix=NAME in --broker"] * self.broker_url.startswith("kafka:")
+        changes = ["prefix=NAME in --broker"] * self.broker_url.startswith(("kafka:", "amqp:"))
         changes += ["schema=NAME-{service} in --store"] * is_postgres(self.store_url)
         return " and ".join(changes) or "--data"
 

@@ -153,7 +153,7 @@ def test_a_folder_that_cannot_be_is_refused_and_proves_nothing(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--broker", "amqp://x"], "write sqlite:///PATH or kafka://HOST:PORT"),
+        (["--broker", "nats://x"], "write sqlite:///PATH or kafka://HOST:PORT"),
         (["--store", "mysql://x/{service}"], "write sqlite:///PATH or postgresql://"),
         (["--store", "postgresql://x/shop"], "has to contain {service}"),
     ],
@@ -166,10 +166,10 @@ def test_a_broker_or_store_of_another_kind_is_refused_with_its_reason(options: l
 
 
 def test_broker_and_store_come_from_the_environment_where_no_option_says_them() -> None:
-    environment = {**os.environ, "EVENTKEEL_BROKER": "amqp://x", "EVENTKEEL_STORE": "sqlite:///x/{service}"}
+    environment = {**os.environ, "EVENTKEEL_BROKER": "nats://x", "EVENTKEEL_STORE": "sqlite:///x/{service}"}
     ran = subprocess.run([*SHOP, "--orders", "1"], capture_output=True, text=True, check=False, env=environment)
     assert ran.returncode == 2
-    assert "amqp" in ran.stderr
+    assert "nats" in ran.stderr
 
 
 def test_a_late_commit_of_a_former_owner_is_exit_code_1() -> None:
