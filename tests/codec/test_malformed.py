@@ -91,6 +91,12 @@ def test_what_other_languages_read_is_read(kind: str) -> None:
     assert decoded.event.amount == 1
 
 
+@pytest.mark.parametrize("amount", [b'"99.99"', b'"much"'])
+def test_text_in_an_amounts_place_is_told_how_to_write_it(amount: bytes) -> None:
+    with pytest.raises(MalformedMessage, match=r"Expected a number without quotes.* at `\$\.amount`"):
+        codec.decode(message(order(amount)))
+
+
 def test_limits_are_a_kind_of_malformed_and_say_the_number() -> None:
     with pytest.raises(LimitExceeded, match="at most 1000000"):
         codec.decode(message(b" " * 1_000_001))

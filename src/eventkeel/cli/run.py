@@ -43,10 +43,9 @@ from eventkeel.supervise import Happening, Seat, supervise
     type=click.Choice(["none", "earliest", "group"]),
     help="Where a group starts that the broker knows and the store does not; none: stop and ask.",
 )
-@click.option("--create", is_flag=True, help="Make a database that does not exist (SQLite files are always made).")
 @json_option
 @configured
-def run(references: tuple[str, ...], http: tuple[str, ...], create: bool, as_json: bool, config: Config) -> int:
+def run(references: tuple[str, ...], http: tuple[str, ...], as_json: bool, config: Config) -> int:
     """Run services until SIGTERM or Ctrl-C, which lets them finish what they have begun; a second one kills them.
 
     A process that ends is started again. Standard output says which processes run; log lines go to standard error.

@@ -97,6 +97,10 @@ def members(body: bytes) -> Mapping[str, Any]:
         raise malformed(error) from error
 
 
+_NO_NUMBER = ("Expected `int | float`", "Invalid decimal string")
+"""How msgspec and the guard tell of text in a Decimal's place."""
+
+
 def malformed(error: Exception) -> MalformedMessage:
     """The same failure with a short stable word for it."""
     if isinstance(error, MalformedMessage):
@@ -107,6 +111,8 @@ def malformed(error: Exception) -> MalformedMessage:
     if isinstance(error, RecursionError):
         return MalformedMessage("too-deep", "nested too deep to be read")
     if isinstance(error, msgspec.ValidationError):
+        for said in _NO_NUMBER:
+            detail = detail.replace(said, "Expected a number without quotes")
         return MalformedMessage("wrong-fields", detail)
     if isinstance(error, msgspec.DecodeError):
         return MalformedMessage("not-json", detail)

@@ -299,7 +299,7 @@ class Pool:
         if code.startswith(("28", "3D")) or any(words in text for words in _REFUSALS):
             return ConfigurationError(
                 f"{self.address.shown} refuses us: {text}. Correct user, password and database in the store's URL, or "
-                "let the server have them"
+                "make them there (create role …, create database …)"
             )
         return StoreUnavailable(f"{self.address.shown} cannot be reached: {text}")
 
