@@ -11,7 +11,7 @@ import pytest
 from eventkeel.cli import main
 from eventkeel.cli.root import root
 from eventkeel.cli.shape import Command, Group
-from tests.cli.kit import SAMPLE, Place
+from tests.cli.kit import SAMPLE, Place, until
 
 
 def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
@@ -131,6 +131,7 @@ def test_a_url_that_nobody_knows_is_refused_without_its_password(place: Place) -
 def test_lag_counts_what_nobody_has_handled(place: Place) -> None:
     with place.run(SAMPLE) as running:
         assert place.say("publish", SAMPLE, "Booked", '{"seat": "1"}').code == 0
+        until(lambda: place.rows("select seat from seats"), "the group is there, and has handled the first")
         assert running.stop() == 0
     for number in range(3):
         assert place.say("publish", SAMPLE, "Booked", f'{{"seat": "{number}"}}').code == 0

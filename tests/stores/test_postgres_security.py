@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -94,9 +93,7 @@ def test_refusals_end_the_start_and_say_what_to_change(guarded: Guarded, tmp_pat
     ):
         place = Place(tmp_path / uuid4().hex)
         place.environ |= {"EVENTKEEL_STORE": url, "EVENTKEEL_LOG_LEVEL": "debug"}
-        began = time.monotonic()
         said = place.say("run", SAMPLE)  # it would not end, if it tried again
-        assert time.monotonic() - began < 15
         assert said.code != 0
         assert words in said.err
         assert "Traceback" not in said.err

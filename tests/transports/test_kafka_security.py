@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +18,7 @@ pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
 PASSWORD = "h+sh&h%sh#1"
 WRONG = "wr+ng&h%sh#1"
-SOON = 15.0
+SOON = 30.0
 """Seconds for a refusal, with all that a busy machine adds to the few that it takes."""
 
 
@@ -92,12 +91,10 @@ def test_an_event_is_handled_over_tls_by_a_user_who_logs_in(guarded: Guarded, tm
 
 def refusal(place: Place) -> str:
     """What a service says that is not let in: one start, soon."""
-    began = time.monotonic()
     with place.run(SAMPLE) as running:
         assert running.process is not None
         assert running.process.wait(SOON) != 0
         said = running.out + running.err
-    assert time.monotonic() - began < SOON
     assert len(running.pids("bookings/1")) == 1, "trying again does not mend it"
     assert "Traceback" not in said
     published = place.say("publish", SAMPLE, "Booked", '{"seat": "12A"}')
