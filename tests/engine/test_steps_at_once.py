@@ -25,8 +25,15 @@ from .third_party import INSERT, PAYMENTS, Gateway, charging
 
 
 async def test_different_keys_are_called_at_once_up_to_the_bound_and_each_key_in_order() -> None:
-    gateway = Gateway()
-    gateway.before = lambda: asyncio.sleep(0.02)
+    gateway, met = Gateway(), asyncio.Event()
+
+    async def meet() -> None:
+        if gateway.running == 4:
+            met.set()
+        await asyncio.wait_for(met.wait(), 20)
+        await asyncio.sleep(0.001)
+
+    gateway.before = meet
     async with harness(charging(gateway), steps_concurrency=4) as app:
         await app.publish(*[ordered(f"{n:02}", f"c{n % 8}") for n in range(24)])
         await app.until_quiet()
@@ -222,8 +229,9 @@ async def test_a_head_whose_gate_was_taken_over_has_no_effect_and_is_one_short_l
         app.clock.advance(60)
         app._wake()
         await asyncio.wait_for(entered.wait(), 10)
-        later = {"later": app.clock.now() + 1000}
-        await app.rows("update eventkeel_gate set epoch = epoch + 1, owner = 'another', until = 0, due = :later", later)
+        later = {"later": app.clock.now() + 300}
+        await app.rows("insert into eventkeel_member (grp, member, until) values ('-', 'another', :later)", later)
+        await app.rows("update eventkeel_gate set epoch = epoch + 1, owner = 'another', until = :later", later)
         leave.set()
         await app.until(lambda: not app.runtime.due or not app.runtime.due.running)
         assert await app.rows(PAYMENTS) == []
