@@ -10,11 +10,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from shop.batch import INCONCLUSIVE, Outcome, Wish, run
+from shop.batch import BALANCED, INCONCLUSIVE, UNBALANCED, Outcome, Wish, run
 from shop.databases import Unreadable, reading
 from shop.foreign import ForeignerGone
 from shop.placing import NoAnswer
-from shop.running import CannotRun, Place
+from shop.running import CannotRun, Place, choose_port
 
 USAGE = """\
 examples:
@@ -23,6 +23,7 @@ examples:
   scripts/shop --orders 1000                place 1,000 orders, wait until quiet, print the ledger
   scripts/shop --orders 1000 --duplicates 0.1 --kills 20 --seed 7 --json
   scripts/shop --broker kafka://127.0.0.1:9092 --store 'postgresql://me@127.0.0.1/shop?schema={service}'
+  scripts/shop --naive --orders 1000 --kills 30 --duplicates 0.1      what becomes of it without Eventkeel
 
 exit codes: 0 the ledger balances; 1 it does not; 2 the run proved nothing, or could not start
 """
@@ -65,9 +66,14 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--pace", type=float, default=0.0, metavar="SECONDS", help="place an order of its own every so often (never)"
     )
+    parser.add_argument(
+        "--naive", action="store_true", help="orders and payments by hand, without Eventkeel: see what becomes of them"
+    )
     parser.add_argument("--json", action="store_true", help="the last line is one JSON object")
     arguments = parser.parse_args(argv)
-    if arguments.orders is None and (arguments.kills or arguments.duplicates):
+    if arguments.naive and (arguments.broker or arguments.store):
+        parser.error("--naive speaks to files only; leave --broker and --store out")
+    if arguments.orders is None and not arguments.naive and (arguments.kills or arguments.duplicates):
         parser.error("--kills and --duplicates go with --orders N")
     return arguments
 
@@ -76,6 +82,8 @@ def main(argv: list[str] | None = None) -> int:
     """The command. Returns its exit code."""
     arguments = _arguments(argv)
     try:
+        if arguments.naive:
+            return _naive(arguments)
         if arguments.orders is not None:
             return _batch(arguments)
         from shop.live import run_live
@@ -106,6 +114,20 @@ def _batch(arguments: argparse.Namespace) -> int:
     else:
         print(f"the files are in {data}", file=sys.stderr)
     return outcome.code
+
+
+def _naive(arguments: argparse.Namespace) -> int:
+    from shop.naive.run import run as run_naive
+
+    orders = 1000 if arguments.orders is None else arguments.orders
+    with tempfile.TemporaryDirectory(prefix="eventkeel-naive-") as data:
+        outcome = run_naive(
+            orders, arguments.kills, arguments.duplicates, arguments.seed, Path(data), choose_port(arguments.port)
+        )
+    print(f"{outcome.ledger.line()}\nkills {outcome.kills}, duplicates {outcome.duplicates}, {outcome.seconds:.1f} s")
+    if arguments.json:
+        print(json.dumps(outcome.json()), flush=True)
+    return BALANCED if outcome.ledger.balanced else UNBALANCED
 
 
 def _known_orders(place: Place) -> int:
