@@ -1,4 +1,4 @@
-"""Each test of the engine runs on SQLite, on PostgreSQL, and (slowly) on Kafka and PostgreSQL."""
+"""Each test of the engine runs on SQLite, on PostgreSQL, and (slowly) on Kafka or RabbitMQ with PostgreSQL."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ PLACES = [
     "sqlite",
     pytest.param("postgres", marks=pytest.mark.servers),
     pytest.param("kafka", marks=[pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(400)]),
+    pytest.param("rabbitmq", marks=[pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(400)]),
 ]
 
 
@@ -40,6 +41,9 @@ def elsewhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     if request.param == "kafka":
         large = "producer.message.max.bytes=9000000&create.max.message.bytes=9000000"
         harness.ELSEWHERE["broker"] = f"{request.getfixturevalue('kafka_url')}?prefix={{place}}.&{large}"
+    if request.param == "rabbitmq":
+        more = "max_body=9000000&catch_up_ms=200"
+        harness.ELSEWHERE["broker"] = f"{request.getfixturevalue('rabbitmq_url')}?prefix={{place}}.&{more}"
     harness.PLACES.clear()
     try:
         yield
@@ -55,9 +59,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     others = [
         item
         for item in items
-        if (item.get_closest_marker("sqlite_only") and ("[postgres" in item.name or "[kafka" in item.name))
-        or (item.get_closest_marker("sqlite_broker") and "[kafka" in item.name)
+        if (item.get_closest_marker("sqlite_only") and _is_on(item, "postgres", "kafka", "rabbitmq"))
+        or (item.get_closest_marker("sqlite_broker") and _is_on(item, "kafka", "rabbitmq"))
+        or (item.get_closest_marker("knows_partitions") and _is_on(item, "rabbitmq"))
     ]
     if others:
         config.hook.pytest_deselected(items=others)
         items[:] = [item for item in items if item not in others]
+
+
+def _is_on(item: pytest.Item, *places: str) -> bool:
+    return any(f"[{place}" in item.name for place in places)

@@ -218,8 +218,10 @@ class Harness:
             return "the outbox has unsent events"
         if runtime.ownership is not None and runtime.context.routes.consumers:
             shares = runtime.ownership.shares
-            for lag in await self.broker.lag(self.service.group):
-                share = shares.get(lag.slice)
+            # Where messages are settled one by one, only who holds them can count them.
+            each = runtime.transport.caps.settle == "each"
+            for lag in await (runtime.transport if each else self.broker).lag(self.service.group):
+                share = shares.get(lag.slice) if not each else None
                 at = (share.watermark.base if share is not None else lag.settled) or 0
                 if at < lag.end:
                     return f"{lag.slice} is at {at} of {lag.end}"
