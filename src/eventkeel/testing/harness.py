@@ -41,10 +41,11 @@ PATIENCE = 30.0
 
 ELSEWHERE: dict[str, str] = {}
 """Options of every harness of this process, to run tests on real servers: ``{"store": "postgresql://…?schema={place}"}``.
-``{place}`` stands for a name that belongs to the harness's folder: the same folder means the same place."""
+``{place}``, here and in the URLs of a harness's own options, stands for a name that belongs to the harness's folder:
+the same folder means the same place."""
 
 PLACES: set[str] = set()
-"""The places that were used: whoever said ``ELSEWHERE`` tidies up."""
+"""The places that were used: whoever said ``{place}`` tidies up."""
 
 
 class VirtualClock:
@@ -83,10 +84,12 @@ class Harness:
 
     def _make(self) -> Runtime:
         place = "h_" + hashlib.blake2b(str(self.folder).encode(), digest_size=6).hexdigest()
-        if ELSEWHERE:
-            PLACES.add(place)
-        elsewhere = {name: value.replace("{place}", place) for name, value in ELSEWHERE.items()}
-        config = Config.load({"data": str(self.folder), **elsewhere, **self._options}, environ={}, file=None)
+        options = {"data": str(self.folder), **ELSEWHERE, **self._options}
+        for name in ("broker", "store"):
+            if "{place}" in str(options.get(name)):
+                PLACES.add(place)
+                options[name] = str(options[name]).replace("{place}", place)
+        config = Config.load(options, environ={}, file=None)
         dice = random.Random(7).random
         return Runtime(self.service, config, clock=self.clock, dice=dice, observers=self._observers)
 
@@ -94,6 +97,12 @@ class Harness:
         await self.runtime.start()
         self._broker = open_transport(self.runtime.config.broker_url, self.clock)
         await self._broker.open()
+
+    async def another(self) -> Runtime:
+        """One more process of the service in the same place, running. The test stops it."""
+        runtime = self._make()
+        await runtime.start()
+        return runtime
 
     async def stop(self) -> None:
         """Drain and close."""
@@ -113,6 +122,10 @@ class Harness:
     async def restart(self) -> None:
         """Run again on the same files, after the leases of the dead have run out."""
         self.clock.advance(self.runtime.config.lease + 1)
+        await self.start_again()
+
+    async def start_again(self) -> None:
+        """Run again in the same place, after ``stop``: as a new process does after a deploy."""
         self.runtime = self._make()
         await self.start()
 
@@ -136,13 +149,11 @@ class Harness:
             )
             for event in events
         ]
-        for record in records:
-            headers = Headers.from_packed(record.headers)
-            await self.send(Outgoing(record.topic, record.key, headers, record.body))
+        await self.send(*(Outgoing(r.topic, r.key, Headers.from_packed(r.headers), r.body) for r in records))
         return [UUID(bytes=record.event_id) for record in records]
 
     async def send(self, *messages: Outgoing) -> None:
-        """Put raw messages on the broker, whatever they are."""
+        """Put raw messages on the broker, whatever they are, in this order."""
         wants = tuple(TopicWant(topic, self.runtime.config.partitions) for topic in {m.topic for m in messages})
         await self.broker.topology(Topology(topics=wants), apply=True)
         for outcome in await self.broker.publish(messages, 10.0):
