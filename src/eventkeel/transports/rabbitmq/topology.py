@@ -24,6 +24,8 @@ from eventkeel.transports.rabbitmq.registry import (
 )
 from eventkeel.transports.rabbitmq.settings import Options, quorum_arguments, shard_arguments, stream_arguments
 
+_PATIENCE = 60.0
+"""Seconds that a declaration may take: a queue of several members has to agree on itself first."""
 HISTORY = 0
 """Generation of the slice that is a topic's history."""
 
@@ -131,7 +133,7 @@ class Declarer:
             )
             await channel.ask(declare, commands.Exchange.DeclareOk)
             stream = declare_queue(self._options.history_of(topic), stream_arguments(self._options, age=True))
-            await channel.ask(stream, commands.Queue.DeclareOk)
+            await channel.ask(stream, commands.Queue.DeclareOk, _PATIENCE)
 
     async def _stand_up(self, topic: str, state: State) -> None:
         """Somebody has deleted the exchange or the history. While there was no exchange, nobody could publish."""
@@ -185,7 +187,7 @@ class Declarer:
         async with _Say(self._line, self._options) as channel:
             declare = commands.Exchange.Declare(exchange=dead, exchange_type="fanout", durable=True)
             await channel.ask(declare, commands.Exchange.DeclareOk)
-            await channel.ask(declare_queue(dead, quorum_arguments(self._options)), commands.Queue.DeclareOk)
+            await channel.ask(declare_queue(dead, quorum_arguments(self._options)), commands.Queue.DeclareOk, _PATIENCE)
             await channel.ask(commands.Queue.Bind(queue=dead, exchange=dead, routing_key="#"), commands.Queue.BindOk)
 
     async def _generations(self, group: GroupWant, fresh: dict[str, int]) -> list[Finding]:
@@ -242,7 +244,8 @@ class Declarer:
             )
             for shard in range(shards):
                 queue = self._options.queue(group, topic, number, shard)
-                await channel.ask(declare_queue(queue, shard_arguments(self._options, group)), commands.Queue.DeclareOk)
+                declared = declare_queue(queue, shard_arguments(self._options, group))
+                await channel.ask(declared, commands.Queue.DeclareOk, _PATIENCE)
                 # The routing key of a binding to a hash exchange is its weight.
                 bind = commands.Queue.Bind(queue=queue, exchange=name, routing_key="1")
                 await channel.ask(bind, commands.Queue.BindOk)
@@ -302,7 +305,7 @@ class Declarer:
             queue = self._options.queue(group, topic, generation.number, shard)
             async with _Say(self._line, self._options, missing_is_fine=True) as channel:
                 if await ready_in(channel, queue) == 0:
-                    await channel.ask(commands.Queue.Delete(queue=queue), commands.Queue.DeleteOk)
+                    await channel.ask(commands.Queue.Delete(queue=queue), commands.Queue.DeleteOk, _PATIENCE)
 
     # -- looking
 
