@@ -93,15 +93,15 @@ class Steps(_Base):
     __slots__ = ()
 
     @overload
+    async def run(
+        self, step: str, call: Callable[..., Any], /, *args: Any, result_type: type[T], **kwargs: Any
+    ) -> T: ...
+
+    @overload
     async def run(self, step: str, call: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
 
     @overload
     async def run(self, step: str, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
-
-    @overload
-    async def run(
-        self, step: str, call: Callable[..., Any], /, *args: Any, result_type: type[T], **kwargs: Any
-    ) -> T: ...
 
     async def run(
         self, step: str, call: Callable[..., Any], /, *args: Any, result_type: Any = _ANNOTATED, **kwargs: Any
@@ -176,10 +176,10 @@ class SyncSteps(_Base):
     __slots__ = ()
 
     @overload
-    def run(self, step: str, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    def run(self, step: str, call: Callable[..., Any], /, *args: Any, result_type: type[T], **kwargs: Any) -> T: ...
 
     @overload
-    def run(self, step: str, call: Callable[..., Any], /, *args: Any, result_type: type[T], **kwargs: Any) -> T: ...
+    def run(self, step: str, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
 
     def run(
         self, step: str, call: Callable[..., Any], /, *args: Any, result_type: Any = _ANNOTATED, **kwargs: Any

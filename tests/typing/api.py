@@ -5,9 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import assert_type
+from uuid import UUID
 
+from eventkeel import Steps, SyncSteps, SyncTransaction, Transaction
 from eventkeel.event import Event, EventSpec, declared, event, spec_of, topics
 
 
@@ -50,3 +53,31 @@ def refused() -> None:
     order.amount = Decimal(1)  # type: ignore[misc]
     Opened("1")  # type: ignore[call-arg]
     event(topic="typing.placed")  # type: ignore[call-arg]
+
+
+async def charge(cents: int, *, key: str) -> Decimal:
+    return Decimal(cents)
+
+
+def ring(times: int) -> str:
+    return "ring" * times
+
+
+async def with_steps(steps: Steps) -> None:
+    """Never called."""
+    assert_type(await steps.run("charge", charge, 5, key=steps.key("charge")), Decimal)
+    assert_type(await steps.run("ring", ring, 2), str)
+    assert_type(await steps.run("said", ring, 2, result_type=Placed), Placed)
+    await steps.run("charge", charge, "5", key="k")  # type: ignore[arg-type]
+    async with steps.transaction() as tx:
+        assert_type(tx, Transaction)
+        assert_type(tx.publish(order, delay=5), UUID)
+        assert_type(await tx.cancel(tx.publish(order, delay=timedelta(days=1))), bool)
+
+
+def with_sync_steps(steps: SyncSteps) -> None:
+    """Never called."""
+    assert_type(steps.run("ring", ring, 2), str)
+    with steps.transaction() as tx:
+        assert_type(tx, SyncTransaction)
+        assert_type(tx.cancel(tx.publish(order, at=datetime(2030, 1, 1, tzinfo=UTC))), bool)
