@@ -9,7 +9,8 @@ import click
 from eventkeel import operate
 from eventkeel.admin.access import local_actor
 from eventkeel.cli.loading import load
-from eventkeel.cli.shape import Command, configured, service_argument
+from eventkeel.cli.shape import Command, configured, json_option, service_argument
+from eventkeel.cli.show import print_json
 from eventkeel.config import Config
 
 
@@ -23,8 +24,9 @@ from eventkeel.config import Config
 )
 @service_argument
 @click.option("--topic", "topics", multiple=True, help="One of the topics that it handles; may be repeated.")
+@json_option
 @configured
-def refill(reference: str, topics: tuple[str, ...], config: Config) -> int:
+def refill(reference: str, topics: tuple[str, ...], as_json: bool, config: Config) -> int:
     """Replace a service's queues on RabbitMQ by new ones, as many as 'partitions' says, which begin with what the
     topics' histories hold.
 
@@ -32,6 +34,9 @@ def refill(reference: str, topics: tuple[str, ...], config: Config) -> int:
     lies in the old queues is handled first; what was handled before takes no effect again. Workers that run go over by
     themselves, those that have stopped do when they start.
     """
-    for line in asyncio.run(operate.refill(load(reference), config, topics, local_actor())):
-        click.echo(line)
+    lines = asyncio.run(operate.refill(load(reference), config, topics, local_actor()))
+    if as_json:
+        print_json({"done": lines})
+    else:
+        click.echo("\n".join(lines))
     return 0
