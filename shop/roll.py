@@ -12,6 +12,9 @@ from typing import NamedTuple
 SAID = re.compile(r"\[(?P<service>[^/\]]+)/(?P<seat>[^\]]+)\] pid (?P<pid>\d+)(?: (?P<ended>ended .*))?$")
 """``[payment-service/1] pid 4711``, or the same with how it ended."""
 KEPT = 50
+JUST_BACK = 6.0
+"""Seconds for which a process that was started again is just back: a little longer than the lease of its forerunner,
+whose work it takes over only then."""
 
 
 class Happening(NamedTuple):
@@ -32,6 +35,7 @@ class Roll:
         self._lock = threading.Lock()
         self._living: dict[tuple[str, str], int] = {}
         self._died_at: dict[tuple[str, str], float] = {}
+        self._back_at: dict[tuple[str, str], float] = {}
         self._happenings: deque[Happening] = deque(maxlen=KEPT)
         self._number = 0
 
@@ -50,6 +54,7 @@ class Roll:
                 self._living[who] = pid
                 if who in self._died_at:
                     after = round(now - self._died_at.pop(who), 1)
+                    self._back_at[who] = now
             self._number += 1
             self._happenings.append(Happening(self._number, *who, pid, said["ended"] or "", after))
 
@@ -58,6 +63,11 @@ class Roll:
         with self._lock:
             seats = {seat: None for name, seat in self._died_at if name == service}
             return {**seats, **{seat: pid for (name, seat), pid in self._living.items() if name == service}}
+
+    def just_back(self, service: str) -> bool:
+        """A process of it was started again a moment ago."""
+        with self._lock:
+            return any(name == service and time.monotonic() - at < JUST_BACK for (name, _), at in self._back_at.items())
 
     def happenings(self) -> list[Happening]:
         """The latest last."""

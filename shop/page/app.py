@@ -6,6 +6,7 @@ POST /page/rush                     {"sku": "print", "number": 100}
 POST /page/switches                 any of {"provider": "slow", "twice": true}
 POST /page/poison
 POST /page/services/{name}/kill
+POST /page/by-hand                  300 orders without Eventkeel, under kills and duplicates
 …    /orders…                       handed on to the API of `orders`
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import mimetypes
+import random
 from importlib.resources import files
 from typing import Any, Literal
 
@@ -28,6 +30,7 @@ from shop.bodies import decode, read_body
 from shop.databases import Unreadable
 from shop.foreign import ForeignerGone
 from shop.ledger import STORES
+from shop.page.byhand import ByHand
 from shop.page.feed import Feed
 from shop.page.forward import forward
 from shop.page.guard import Guard
@@ -65,6 +68,7 @@ class Page:
     def __init__(self, street: Street, looker: Looker, switches: Switches) -> None:
         self._street, self._looker, self._switches = street, looker, switches
         self._provider = "normal"
+        self._by_hand = ByHand()
         self._feed = Feed(self._look)
         self.app = Starlette(
             routes=[
@@ -75,6 +79,7 @@ class Page:
                 Route("/page/switches", self._switch, methods=["POST"]),
                 Route("/page/poison", self._poison, methods=["POST"]),
                 Route("/page/services/{name}/kill", self._kill, methods=["POST"]),
+                Route("/page/by-hand", self._run_by_hand, methods=["POST"]),
                 Route("/orders", self._hand_on, methods=["GET", "POST"]),
                 Route("/orders/{path:path}", self._hand_on, methods=["GET", "POST"]),
             ],
@@ -88,7 +93,8 @@ class Page:
         except (OSError, http.client.HTTPException):
             self._provider = "gone"
         state = self._looker.look(self._switches.rush)
-        return {**state, "switches": {"provider": self._provider, "twice": self._switches.twice}}
+        switches = {"provider": self._provider, "twice": self._switches.twice}
+        return {**state, "switches": switches, "by_hand": self._by_hand.state}
 
     async def _show(self, request: Request) -> Response:
         name = request.path_params.get("name", "index.html")
@@ -152,3 +158,13 @@ class Page:
         pids = await asyncio.to_thread(self._switches.kill, name)
         self._feed.hurry()
         return json_response({"service": name, "pids": pids}, 202)
+
+    async def _run_by_hand(self, request: Request) -> Response:
+        if not await asyncio.to_thread(self._by_hand.start, random.randrange(1000)):
+            raise Problem(409, "it runs already; its outcome is here in a few seconds")
+        self._feed.hurry()
+        return json_response({"running": True}, 202)
+
+    def close(self) -> None:
+        """End what it has started."""
+        self._by_hand.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -15,7 +15,7 @@ from shop.ledger import STORES
 from shop.roll import Roll
 from shop.running import Place
 
-ORDERS, MAILS, DEAD_LETTERS = 8, 6, 4
+ORDERS, MAILS, DEAD_LETTERS = 8, 6, 2
 """How many of them are shown: the latest."""
 LEDGER_EVERY, LEDGER_AGAIN = 1.0, 8.0
 """Seconds between two readings of the ledger while something moves, and while nothing does."""
@@ -31,7 +31,7 @@ SERVICE = """
            (select count(*) from eventkeel_held where state = 'parked'),
            (select count(*) from eventkeel_held where state in ('dead', 'conflict'))"""
 DEAD = """
-    select number, topic, type, reason, error from eventkeel_held
+    select last_failed, number, topic, type, reason, error from eventkeel_held
     where state in ('dead', 'conflict') order by number desc limit ?"""
 LATEST = """
     select order_id, user_id, amount, items, status, reason from orders
@@ -101,9 +101,14 @@ class Looker:
             "handled": handled,
             "waiting": unread + unsent + parked,
             "dead": dead,
-            "alive": bool(processes) and None not in processes.values(),
+            "light": self._light(name, processes),
             "pids": [pid for _, pid in sorted(processes.items()) if pid is not None],
         }
+
+    def _light(self, name: str, processes: Mapping[str, int | None]) -> str:
+        if not processes or None in processes.values():
+            return "dead"
+        return "back" if self._roll.just_back(name) else "alive"
 
     def _ask_broker(self) -> dict[str, int]:
         if time.monotonic() - self._asked_at > WAITING_EVERY:
@@ -118,13 +123,13 @@ class Looker:
             return self._waiting.get(group, 0)
 
     def _dead_letters(self, services: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        found = []
+        found: list[tuple[float, dict[str, Any]]] = []
         for folder in (service["name"] for service in services if service["dead"]):
             with reading(self._place.stores[folder]) as database:
-                for number, topic, kind, reason, error in database.rows(DEAD, (DEAD_LETTERS,)):
+                for at, number, topic, kind, reason, error in database.rows(DEAD, (DEAD_LETTERS,)):
                     letter = {"number": number, "topic": topic, "type": kind, "reason": reason, "error": error[:300]}
-                    found.append({"service": folder, **letter})
-        return found[:DEAD_LETTERS]
+                    found.append((at, {"service": folder, **letter}))
+        return [letter for _, letter in sorted(found, key=lambda each: -each[0])[:DEAD_LETTERS]]
 
     def _stock(self) -> list[dict[str, Any]]:
         names = ("sku", "title", "price", "initial", "free", "held", "sold")

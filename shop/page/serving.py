@@ -51,5 +51,6 @@ def serving(place: Place, street: Street, roll: Roll, wanted_port: int) -> Itera
     finally:
         server.should_exit = True
         thread.join(PATIENCE)
+        page.close()
         switches.close()
         looker.close()

@@ -13,6 +13,7 @@ const DOES = {
   notifications: "writes mails",
   loyalty: "counts points",
 };
+const SHINES = { alive: "lives", dead: "dead", back: "lives again, and waits for the lease of its forerunner" };
 const FOLDERS = { "payment-service": "payments" };
 const whole = new Intl.NumberFormat("en");
 
@@ -35,9 +36,9 @@ function create(service) {
 }
 
 function update(node, service) {
-  mark(node, "alive", service.alive);
+  mark(node, "light", service.light);
   node.querySelector("button").disabled = !service.pids.length;
-  node.querySelector(".light").setAttribute("aria-label", service.alive ? "lives" : "dead");
+  node.querySelector(".light").setAttribute("aria-label", SHINES[service.light]);
   for (const name of ["handled", "waiting", "dead"]) {
     say(node.querySelector(`[data-count=${name}]`), whole.format(service[name]));
     mark(node.querySelector(`.${name}`), "some", service[name] > 0);

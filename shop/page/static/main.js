@@ -1,5 +1,6 @@
 // Puts the parts together: one stream of states from the shop, and each part shows what is its own.
 
+import { showByHand } from "./byhand.js";
 import { byId, mark, say } from "./dom.js";
 import { showHouses } from "./houses.js";
 import { showLedger } from "./ledger.js";
@@ -13,6 +14,7 @@ function show(state) {
   showLedger(state.ledger);
   showWares(state.stock);
   showHouses(state.services, state.happenings);
+  showByHand(state.by_hand);
   showTrouble(state.switches, state.dead_letters);
   showLatest(state.orders, follow);
   showMails(state.mails);

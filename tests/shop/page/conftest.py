@@ -59,7 +59,14 @@ class Visit:
     """``page`` is Playwright's; ``troubles``: what its console said that is no good."""
 
     def __init__(
-        self, browser: Browser, url: str, *, width: int = 1280, height: int = 900, scheme: str = "light"
+        self,
+        browser: Browser,
+        url: str,
+        *,
+        width: int = 1280,
+        height: int = 900,
+        scheme: str = "light",
+        feed: bool = True,
     ) -> None:
         dark = scheme == "dark"
         self._context = browser.new_context(
@@ -70,8 +77,10 @@ class Visit:
         self.page: Page = self._context.new_page()
         self.page.on("console", self._hear)
         self.page.on("pageerror", lambda error: self.troubles.append(str(error)))
-        self.page.goto(url)
-        self.page.wait_for_selector("#wares li")
+        if not feed:
+            self.page.route("**/page/feed", lambda route: None)  # never answered
+        self.page.goto(url, wait_until="load" if feed else "domcontentloaded")
+        self.page.wait_for_selector("#wares li" if feed else "#checks li")
 
     def _hear(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):
