@@ -50,7 +50,6 @@ def run_live(place: Place, wanted_port: int, *, page: int = 8080, pace: float = 
     running = Running(place, street)
     running.start()
     stop = _stop_signal()
-    foreigner = Foreigner(place.broker)
     api = Api(HOST, street.orders)
     broker = open_broker(place.broker)
     quiet = False
@@ -62,13 +61,12 @@ def run_live(place: Place, wanted_port: int, *, page: int = 8080, pace: float = 
             users.post("/users", USER)
         with serving(place, street, running.roll, page) as url:
             say(f"the shop's page: {url}")
-            _first_order(api, foreigner, place, broker, stop)
-            _watch(_trickle(api, foreigner, pace), place, running, stop)
+            _first_order(api, place, broker, stop)
+            _watch(_trickle(api, place, pace), place, running, stop)
         say("\nstopping: letting the last orders finish")
         quiet = _await_quiet(place, broker, DRAIN)
     finally:
         broker.close()
-        foreigner.close()
         api.close()
         running.stop()
     verdict = ledger.read(place.stores, place.outside, patience=0 if quiet else LOST_AFTER)
@@ -100,11 +98,11 @@ def _stop_signal() -> threading.Event:
     return stop
 
 
-def _first_order(api: Api, foreigner: Foreigner, place: Place, broker: Broker, stop: threading.Event) -> None:
+def _first_order(api: Api, place: Place, broker: Broker, stop: threading.Event) -> None:
     """Placed once over HTTP; its message is put into the broker twice more, as a retry would."""
     api.post("/orders", FIRST.body())
     for _ in range(2):
-        foreigner.append("order_events", FIRST.order_id, FIRST.body())
+        _append(place, FIRST)
     delivered = paid = 0
     deadline = time.monotonic() + 30
     while not stop.is_set():
@@ -157,7 +155,7 @@ def _watch(trickle: Callable[[], None], place: Place, running: Running, stop: th
                 show(rows, ledger.read(place.stores, place.outside, rest=REST, patience=LOST_AFTER))
 
 
-def _trickle(api: Api, foreigner: Foreigner, pace: float) -> Callable[[], None]:
+def _trickle(api: Api, place: Place, pace: float) -> Callable[[], None]:
     """Places an order whenever it is time for one; every tenth is delivered twice."""
     dice = random.Random()
     placed, next_order = 0, 0.0
@@ -170,19 +168,25 @@ def _trickle(api: Api, foreigner: Foreigner, pace: float) -> Callable[[], None]:
         placed += 1
         (order,) = shopping(1, 200, dice)
         order = replace(order, order_id=f"ORD-{uuid.uuid4().hex[:8]}")
-        _place(api, foreigner, order, twin=placed % 10 == 0)
+        _place(api, place, order, twin=placed % 10 == 0)
 
     return trickle
 
 
-def _place(api: Api, foreigner: Foreigner, order: Order, *, twin: bool) -> None:
+def _place(api: Api, place: Place, order: Order, *, twin: bool) -> None:
     try:
         api.post("/orders", order.body())
     except NoAnswer as error:
         say(f"no answer: {error}")
         return
     if twin:
-        foreigner.append("order_events", order.order_id, order.body())
+        _append(place, order)
+
+
+def _append(place: Place, order: Order) -> None:
+    """Put its message into the broker, past Eventkeel; by a program that lives only as long as that takes."""
+    with closing(Foreigner(place.broker)) as foreigner:
+        foreigner.append(TOPIC, order.order_id, order.body())
 
 
 Show = Callable[[list[Any], ledger.Ledger], None]

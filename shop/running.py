@@ -18,7 +18,8 @@ import threading
 import time
 from pathlib import Path
 
-from shop.databases import is_postgres, shown
+from shop import ledger
+from shop.databases import Unreadable, is_postgres, shown
 from shop.ending import end_with_standard_input
 from shop.ledger import STORES
 from shop.roll import Roll
@@ -213,7 +214,7 @@ class Running:
         self._outside: Kept | None = None
 
     def start(self, patience: float = 60.0) -> None:
-        """Returns when every API answers. Raises CannotRun."""
+        """Returns when every service is there. Raises CannotRun."""
         open_folder(self._place)
         self._outside = start_outside(self._place, self._street)
         try:
@@ -233,8 +234,7 @@ class Running:
             )
         threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
         deadline = time.monotonic() + patience
-        street = self._street
-        while not all(listens(port) for port in (street.orders, street.users, street.payments)):
+        while not self._ready():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
                 raise CannotRun(f"the services did not start; their log {self.log} ends with:\n{tail(self.log)}")
@@ -247,6 +247,17 @@ class Running:
             for line in lines:
                 log.write(line)
                 self.roll.hear(line.decode("utf-8", "replace"))
+
+    def _ready(self) -> bool:
+        """Every API answers, and every service has made its tables."""
+        street = self._street
+        if not all(listens(port) for port in (street.orders, street.users, street.payments)):
+            return False
+        try:
+            ledger.read(self._place.stores, self._place.outside)
+        except Unreadable:
+            return False
+        return True
 
     @property
     def alive(self) -> bool:
