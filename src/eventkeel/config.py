@@ -170,13 +170,13 @@ URLs:
   are `replication` (of a topic that is created; default: what the broker says), `create.SETTING` (any other setting of
   a topic that is created: `create.min.insync.replicas=2`) and `prefix` (in front of every topic and group on the
   broker). What would lose messages or their order, such as `acks`, is refused.
+- Or `amqp://USER:PASSWORD@HOST:PORT/VHOST?OPTION=VALUE&…` for RabbitMQ, `amqps://` over TLS.
 - Store: `postgresql://USER:PASSWORD@HOST:PORT/DATABASE?schema=NAME&pool=16&…`. `schema` holds Eventkeel's tables and
   the service's own, and is made if missing (default `public`); `pool` is the most connections of a process for
   transactions (six more are its own); everything else is libpq's, such as `sslmode=verify-full`.
 
 In the store's URL `{service}` stands for the service's name: `?schema={service}` gives each service a schema of its
-own. RabbitMQ comes with a later version; its URL is refused.
-[Kafka and PostgreSQL](../howto/kafka-and-postgresql.md).
+own. Pages: [Kafka and PostgreSQL](../howto/kafka-and-postgresql.md), [RabbitMQ](../howto/rabbitmq.md).
 
 | Option | Variable | Kind | Default | What it says |
 |---|---|---|---|---|
