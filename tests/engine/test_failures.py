@@ -413,6 +413,7 @@ async def test_an_event_that_grew_a_field_is_the_same_fact() -> None:
         assert await app.rows(HELD) == []
 
 
+@pytest.mark.knows_partitions
 async def test_a_key_with_too_many_waiting_makes_its_partition_wait_and_drops_nothing() -> None:
     journal = Journal(Retry(attempts=0, first=30.0, cap=30.0, in_place=()))
     journal.failing = {("bad", 0): 1}

@@ -98,9 +98,12 @@ async def settled(app: Harness, *others: Runtime) -> bool:
     for runtime in (app.runtime, *others):
         assert runtime.ownership is not None
         shares.update(runtime.ownership.shares)
-    lags = await app.broker.lag(app.service.group)
     if await app.runtime.store.unsent(range(app.runtime.store.caps.relay_shards), 1):
         return False
+    if app.broker.caps.settle == "each":  # each of them counts what it holds
+        theirs = [await runtime.transport.lag(app.service.group) for runtime in (app.runtime, *others)]
+        return all(lag.settled == lag.end for lags in theirs for lag in lags)
+    lags = await app.broker.lag(app.service.group)
     return all(lag.slice in shares and (shares[lag.slice].watermark.base or 0) == lag.end for lag in lags)
 
 
@@ -132,7 +135,8 @@ async def test_a_zombie_relay_repeats_but_never_removes_and_nobody_notices() -> 
         await app.restart()
         await app.until_quiet()
         assert await app.rows("select step from steps order by id") == [(n,) for n in range(10)]
-        assert len(await app.messages("paid")) == 20
+        # Where one message of a key may be out, the zombie had sent no more than that.
+        assert len(await app.messages("paid")) == (20 if app.broker.caps.ordered_pipeline else 11)
 
 
 async def test_nothing_is_removed_from_the_outbox_before_the_broker_confirmed_it(

@@ -66,6 +66,7 @@ async def test_what_was_handed_over_before_a_slice_began_anew_counts_for_the_old
         assert list(share.watermark._open) == sorted(set(share.watermark._open))
 
 
+@pytest.mark.knows_partitions
 async def test_a_slice_that_could_not_be_given_back_takes_no_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     journal = Journal()
     async with harness(journal.service, budget_count=50) as app:
@@ -95,6 +96,7 @@ async def test_a_slice_that_could_not_be_given_back_takes_no_budget(monkeypatch:
         monkeypatch.undo()
 
 
+@pytest.mark.knows_partitions
 async def test_a_partition_that_waits_for_a_dead_key_leaves_room_for_the_others() -> None:
     journal = Journal(Retry(attempts=1, in_place=()))
     journal.failing = {("a", 0): 1}
