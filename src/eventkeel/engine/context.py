@@ -11,6 +11,7 @@ from eventkeel import codec
 from eventkeel.codec.identity import as_text
 from eventkeel.engine.quarantine import Quarantine
 from eventkeel.engine.work import Work
+from eventkeel.errors import PublishError
 from eventkeel.handling import Encode, Scope
 from eventkeel.message import Slice
 from eventkeel.policy.crowding import Crowding
@@ -75,6 +76,7 @@ class Context:
         self.clock, self.dice, self.new_id = clock, dice, new_id
         self.observers = tuple(observers)
         self.numbers = numbers
+        self._max_key = transport.caps.max_key
         self.undecided = f"{service}/*"
         self.source = f"/{service}"
         self.quarantine = Quarantine()
@@ -96,10 +98,17 @@ class Context:
         return encode
 
     def record(self, event: object, now: float, correlation: str | None = None, causation: str | None = None) -> Record:
-        """An event as the outbox takes it. Raises PublishError."""
-        return codec.encode(
+        """An event as the outbox takes it. Raises PublishError, in the author's call: in the outbox a key that no relay
+        could ever send would stop every later event of it."""
+        record = codec.encode(
             event, new_id=self.new_id, source=self.source, now=now, correlation=correlation, causation=causation
         )
+        if len(record.key) > self._max_key:
+            raise PublishError(
+                f"{type(event).__name__}: its key has {len(record.key)} bytes, and on this broker a key has at most "
+                f"{self._max_key}; order by something shorter"
+            )
+        return record
 
     def pace(self, consumer: str) -> Pace:
         pace = self._paces.get(consumer)

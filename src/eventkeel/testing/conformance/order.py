@@ -288,7 +288,7 @@ class OrderScenarios(ServiceScenarios):
             for event in events:
                 write(tx, event)
             began.set()
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.002)
 
         @service.on(Noted, name="slow")
         async def slow(event: Noted, tx: Transaction) -> None:
