@@ -12,9 +12,6 @@ from typing import NamedTuple
 SAID = re.compile(r"\[(?P<service>[^/\]]+)/(?P<seat>[^\]]+)\] pid (?P<pid>\d+)(?: (?P<ended>ended .*))?$")
 """``[payment-service/1] pid 4711``, or the same with how it ended."""
 KEPT = 50
-JUST_BACK = 6.0
-"""Seconds for which a process that was started again is just back: a little longer than the lease of its forerunner,
-whose work it takes over only then."""
 
 
 class Happening(NamedTuple):
@@ -64,10 +61,10 @@ class Roll:
             seats = {seat: None for name, seat in self._died_at if name == service}
             return {**seats, **{seat: pid for (name, seat), pid in self._living.items() if name == service}}
 
-    def just_back(self, service: str) -> bool:
-        """A process of it was started again a moment ago."""
+    def back_at(self, service: str) -> float:
+        """When a process of it was last started again (monotonic time); minus infinity: never."""
         with self._lock:
-            return any(name == service and time.monotonic() - at < JUST_BACK for (name, _), at in self._back_at.items())
+            return max((at for (name, _), at in self._back_at.items() if name == service), default=float("-inf"))
 
     def happenings(self) -> list[Happening]:
         """The latest last."""

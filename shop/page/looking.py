@@ -19,6 +19,9 @@ ORDERS, MAILS, DEAD_LETTERS = 8, 6, 2
 """How many of them are shown: the latest."""
 LEDGER_EVERY, LEDGER_AGAIN = 1.0, 8.0
 """Seconds between two readings of the ledger while something moves, and while nothing does."""
+JUST_BACK = 6.0
+"""Seconds for which a service that was started again is just back: a little longer than the lease of its forerunner,
+whose work it takes over only then; longer, as long as something waits for it and it has handled nothing."""
 WAITING_EVERY = 0.5
 """Seconds between two questions to the broker."""
 REST, AT_REST, LOST_AFTER = 20.0, 1.0, 180.0
@@ -51,6 +54,8 @@ class Looker:
         self._asked_at = self._counted_at = float("-inf")
         self._ledger: dict[str, Any] | None = None
         self._moved: object = None
+        self._back: dict[str, tuple[float, int]] = {}
+        """Name of a service -> when it was last started again, and how much it had handled then."""
 
     def look(self, rush: Sequence[str]) -> dict[str, Any]:
         """``rush``: ids of orders whose statuses are asked for, too."""
@@ -101,14 +106,18 @@ class Looker:
             "handled": handled,
             "waiting": unread + unsent + parked,
             "dead": dead,
-            "light": self._light(name, processes),
+            "light": self._light(name, processes, handled, waiting=unread + unsent + parked),
             "pids": [pid for _, pid in sorted(processes.items()) if pid is not None],
         }
 
-    def _light(self, name: str, processes: Mapping[str, int | None]) -> str:
+    def _light(self, name: str, processes: Mapping[str, int | None], handled: int, waiting: int) -> str:
         if not processes or None in processes.values():
             return "dead"
-        return "back" if self._roll.just_back(name) else "alive"
+        back_at = self._roll.back_at(name)
+        if self._back.get(name, (0.0, 0))[0] != back_at:
+            self._back[name] = (back_at, handled)
+        idle = waiting > 0 and handled == self._back[name][1]
+        return "back" if time.monotonic() - back_at < (LOST_AFTER if idle else JUST_BACK) else "alive"
 
     def _ask_broker(self) -> dict[str, int]:
         if time.monotonic() - self._asked_at > WAITING_EVERY:
