@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 from shop import ledger
+from shop.brokers import QUICK, is_kafka, with_options
 from shop.databases import Unreadable, is_postgres, shown
 from shop.ending import end_with_standard_input
 from shop.ledger import STORES
@@ -208,15 +209,19 @@ class Running:
         for name, address in street.http.items():
             self._command += ["--http", f"{name}={address}"]
         # By the environment: a command line would show the passwords in URLs to everybody on the machine.
-        options = {f"EVENTKEEL_{name.upper()}": value for name, value in place.settings().items()}
+        settings = place.settings()
+        if is_kafka(place.broker):  # whoever kills a service here wants to see it go on
+            settings["broker"] = with_options(place.broker, QUICK)
+        options = {f"EVENTKEEL_{name.upper()}": value for name, value in settings.items()}
         self._environment = {**os.environ, **options, **street.environment()}
         self._process: subprocess.Popen[bytes] | None = None
-        self._outside: Kept | None = None
+        self.outside: Kept | None = None
+        """The third parties: tests end them, and start them again."""
 
     def start(self, patience: float = 60.0) -> None:
         """Returns when every service is there. Raises CannotRun."""
         open_folder(self._place)
-        self._outside = start_outside(self._place, self._street)
+        self.outside = start_outside(self._place, self._street)
         try:
             log = self.log.open("ab")
         except OSError as error:
@@ -275,7 +280,7 @@ class Running:
                 process.wait()
         if process is not None and process.stdin is not None:
             process.stdin.close()
-        outside, self._outside = self._outside, None
+        outside, self.outside = self.outside, None
         if outside is not None:
             outside.close()
 

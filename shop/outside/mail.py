@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import email
 import email.policy
+from collections.abc import Awaitable, Callable
 
 from shop.outside.books import Books
 
@@ -62,7 +63,7 @@ class MailServer:
         self._books.receive(message_id, ", ".join(recipients), subject, text)
 
 
-def _speaker(writer: asyncio.StreamWriter):  # type: ignore[no-untyped-def]
+def _speaker(writer: asyncio.StreamWriter) -> Callable[[str], Awaitable[None]]:
     async def say(line: str) -> None:
         writer.write(f"{line}\r\n".encode())
         await writer.drain()

@@ -97,13 +97,13 @@ def outage(place: Place, *, down: float, per_second: float, before: float = 3.0)
     try:
         with _Load(street.orders, per_second) as load:
             time.sleep(before)
-            assert shop._outside is not None
-            shop._outside.close()
+            assert shop.outside is not None
+            shop.outside.close()
             assert not listens(street.provider)
             began = time.monotonic()
             time.sleep(down)
             back = time.monotonic()
-            shop._outside = running.start_outside(place, street)
+            shop.outside = running.start_outside(place, street)
             time.sleep(before)
         with contextlib.closing(open_broker(place.broker)) as broker:
             stores = [*place.stores.values()]

@@ -160,6 +160,17 @@ async def test_of_a_hundred_buyers_of_ten_prints_exactly_ten_win(it: Shop) -> No
     assert await it.rows("payments", "select sum(amount), count(*) from payments") == [(950, 10)]
 
 
+async def test_fifty_clients_with_one_key_at_once_place_one_order_and_get_fifty_equal_answers(it: Shop) -> None:
+    body = {"user_id": "USR1", "amount": 7, "items": [{"sku": "mug"}]}
+    async with it.client() as client:
+        asked = [client.post("/orders", json=body, headers={"Idempotency-Key": "K"}) for _ in range(50)]
+        answers = await asyncio.gather(*asked)
+    assert {answer.status_code for answer in answers} == {201}
+    assert len({(answer.content, answer.headers["location"]) for answer in answers}) == 1
+    await it.until_quiet()
+    assert await it.rows("orders", "select status from orders") == [("confirmed",)]
+
+
 async def test_a_poison_message_is_kept_and_everybody_else_flows(it: Shop) -> None:
     await it.place("A", "mug")
     await it.apps["orders"].raw("order_events", "A", b'{"order_id":"A","user_id":"USR1","amount":"much"}')
