@@ -19,6 +19,7 @@ URL = os.environ.get("EVENTKEEL_TEST_POSTGRES", "postgresql://postgres@127.0.0.1
 
 
 class TestPostgres(StoreSuite):
+    store = "postgres"
     types = (
         "exact numeric, flag boolean, id uuid, at timestamptz, raw bytea, word text, whole bigint, "
         "part double precision"

@@ -52,6 +52,8 @@ from eventkeel.testing.store_suite import INSERT, NOTES, StoreSuite
 
 
 class TestSQLiteStore(StoreSuite):
+    store = "sqlite"
+
     async def make(self, place: Path, service: str) -> Store:
         return SQLiteStore(place / "store.sqlite3", service)
 

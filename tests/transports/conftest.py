@@ -1,4 +1,6 @@
 import pytest
 
+from eventkeel.testing.conformance import REWRITTEN
+
 # The suite is a shipped module, not a test file: without this its failing asserts say nothing.
-pytest.register_assert_rewrite("eventkeel.testing.transport_suite", "eventkeel.testing.transport_kit")
+pytest.register_assert_rewrite(*REWRITTEN)

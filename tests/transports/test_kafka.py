@@ -47,6 +47,8 @@ def own(url: str, place: Path, more: str = "") -> KafkaTransport:
 
 
 class TestKafka(TransportSuite):
+    broker = "kafka"
+
     @pytest.fixture(autouse=True)
     def _broker(self, kafka_url: str) -> None:
         self.url = kafka_url

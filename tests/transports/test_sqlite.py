@@ -39,6 +39,8 @@ from eventkeel.transports.sqlite.writer import NotStored, Writer
 
 
 class TestSQLiteTransport(TransportSuite):
+    broker = "sqlite"
+
     async def make(self, place: Path) -> Transport:
         return SQLiteTransport(place / "broker.sqlite3")
 

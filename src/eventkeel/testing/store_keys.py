@@ -26,6 +26,7 @@ from eventkeel.testing.store_kit import (
     event_id,
     held,
     later,
+    scenario,
     wanted,
 )
 
@@ -42,6 +43,7 @@ class KeySuite:
 
     # -- a key waits
 
+    @scenario("X6")
     async def test_a_failed_key_waits_while_others_flow(self, bench: Workbench) -> None:
         store = await bench.store()
         await bench.park(store, 1)
@@ -51,6 +53,7 @@ class KeySuite:
             assert await unit.claim(*claims) == [WAITING, NEW, NEW, NEW, WAITING]
             assert await unit.claim(claim(2), consumer=MAIL) == [NEW]
 
+    @scenario("X6", "S1")
     async def test_what_waits_is_no_inbox_row_and_what_is_known_is_a_duplicate(self, bench: Workbench) -> None:
         store = await bench.store()
         async with bench.unit(store) as unit:
@@ -69,6 +72,7 @@ class KeySuite:
         async with bench.unit(store) as unit:
             assert await unit.claim(claim(1)) == [NEW]
 
+    @scenario("K2")
     async def test_no_more_wait_behind_a_key_than_may(self, bench: Workbench) -> None:
         store = await bench.store()
         await bench.park(store, 1, 2)
@@ -92,6 +96,7 @@ class KeySuite:
             assert await unit.park(held(2), opens=False) is KEPT
         assert (await self.catalogue(store).lag()).parked == 1
 
+    @scenario("S2")
     async def test_a_parking_that_was_rolled_back_never_was(self, bench: Workbench) -> None:
         store = await bench.store()
         async with bench.begun(store) as unit:
@@ -125,6 +130,7 @@ class KeySuite:
         assert (after.attempts, after.reason, after.error) == (1, "error", "it did not work")
         assert after.number > 0
 
+    @scenario("X6")
     async def test_heads_are_run_in_order_until_the_key_is_free(self, bench: Workbench) -> None:
         store = await bench.store()
         await bench.park(store, 1, 2, 3)
@@ -143,6 +149,7 @@ class KeySuite:
         async with bench.unit(store) as unit:
             assert await unit.claim(claim(1), claim(2), claim(3), claim(9)) == [DONE, DONE, DONE, NEW]
 
+    @scenario("C3")
     async def test_a_head_is_leased_to_one(self, bench: Workbench) -> None:
         store, other = await bench.store(), await bench.store()
         await bench.park(store, 1)
@@ -157,6 +164,7 @@ class KeySuite:
         assert await store.next_head(first.lease) is None
         assert await bench.finish(other, second, APPLIED) is Gone.EMPTY
 
+    @scenario("C2")
     async def test_the_head_of_a_member_that_died_is_due_before_its_lease_ends(self, bench: Workbench) -> None:
         store, other = await bench.store(), await bench.store()
         await bench.park(store, 1)
@@ -185,6 +193,7 @@ class KeySuite:
         assert [len(heads) for heads in given] == [2, 2, 1]
         assert len({head.lease.key for heads in given for head in heads}) == 5
 
+    @scenario("S3")
     async def test_a_head_that_fails_again_is_due_again(self, bench: Workbench) -> None:
         store = await bench.store()
         await bench.park(store, 1, 2)
@@ -196,6 +205,7 @@ class KeySuite:
         assert (again.held.event_id, again.held.attempts, again.held.error) == (event_id(1), 2, "again")
         assert again.lease.epoch > head.lease.epoch
 
+    @scenario("X6")
     async def test_a_dead_head_blocks_its_key(self, bench: Workbench) -> None:
         store = await bench.store()
         await bench.park(store, 1, 2)
@@ -206,6 +216,7 @@ class KeySuite:
             assert await unit.claim(claim(1), claim(2), claim(3), claim(4, key=b"x")) == [DONE, DONE, WAITING, NEW]
             assert await unit.park(held(3), opens=False) is KEPT
 
+    @scenario("C3")
     async def test_a_gate_that_went_and_came_again_is_not_finished_under_its_old_lease(self, bench: Workbench) -> None:
         store, other = await bench.store(), await bench.store()
         await bench.park(store, 1)
@@ -291,6 +302,7 @@ class KeySuite:
         (gate,) = await self.catalogue(store).waiting(after=0, limit=9)
         assert (gate.state, gate.count) == ("blocked", 1)
 
+    @scenario("S4")
     async def test_a_dead_letter_tells_all_about_itself(self, bench: Workbench) -> None:
         store, catalogue = await bench.store(), None
         catalogue = self.catalogue(store)
@@ -312,6 +324,7 @@ class KeySuite:
         assert whole is not None and whole.body == b"1"
         assert await catalogue.dead_letter(10_000) is None
 
+    @scenario("S4")
     async def test_dead_letters_are_listed_in_pages_and_by_consumer(self, bench: Workbench) -> None:
         store = await bench.store()
         catalogue = self.catalogue(store)
@@ -328,6 +341,7 @@ class KeySuite:
         (parked,) = await catalogue.dead_letters(consumer=None, state="parked", after=0, limit=9)
         assert parked.position == 7
 
+    @scenario("S4", "F3", "X6")
     async def test_a_redriven_letter_is_the_head_of_its_key_again(self, bench: Workbench) -> None:
         store = await bench.store()
         catalogue = self.catalogue(store)
@@ -344,6 +358,7 @@ class KeySuite:
         assert await bench.finish(store, head, APPLIED) is Gone.MORE
         assert await self._audit(bench, store) == [("ann", "redrive", letter.number, "")]
 
+    @scenario("S4")
     async def test_a_letter_that_blocked_nothing_can_be_redriven_too(self, bench: Workbench) -> None:
         store = await bench.store()
         catalogue = self.catalogue(store)
@@ -360,6 +375,7 @@ class KeySuite:
             [(ANYBODY, event_id(1)), (ANYBODY, event_id(2))]
         )
 
+    @scenario("S4")
     async def test_a_conflict_is_never_redriven(self, bench: Workbench) -> None:
         store = await bench.store()
         catalogue = self.catalogue(store)
@@ -372,6 +388,7 @@ class KeySuite:
         assert await catalogue.skip(letter.number, actor="ann", note="typo", now=NOW) is not None
         assert await catalogue.dead_letters(consumer=None, state=None, after=0, limit=9) == []
 
+    @scenario("S4")
     async def test_a_skipped_letter_is_done_with_and_its_key_goes_on(self, bench: Workbench) -> None:
         store = await bench.store()
         catalogue = self.catalogue(store)
@@ -387,6 +404,7 @@ class KeySuite:
             assert await unit.claim(claim(1), claim(2), claim(3)) == [DONE, DONE, NEW]
         assert await self._audit(bench, store) == [("ann", "skip", letter.number, "test order")]
 
+    @scenario("S4")
     async def test_the_last_letter_of_a_key_is_skipped_and_the_key_is_free(self, bench: Workbench) -> None:
         store = await bench.store()
         catalogue = self.catalogue(store)
@@ -397,6 +415,7 @@ class KeySuite:
         async with bench.unit(store) as unit:
             assert await unit.claim(claim(1), claim(2)) == [DONE, NEW]
 
+    @scenario("S4")
     async def test_a_parked_head_can_be_skipped_even_while_it_runs_and_one_behind_it_cannot(
         self, bench: Workbench
     ) -> None:
@@ -411,6 +430,7 @@ class KeySuite:
         assert await bench.finish(store, running, APPLIED) is Gone.LOST
         assert (await bench.head(store, now=NOW + 3)).held.body == b"2"
 
+    @scenario("S3")
     async def test_the_lag_counts_what_waits(self, bench: Workbench) -> None:
         store = await bench.store()
         catalogue = self.catalogue(store)
@@ -431,6 +451,7 @@ class KeySuite:
 
     # -- deliveries that may kill their process
 
+    @scenario("S3")
     async def test_starts_are_counted_until_they_are_forgotten(self, bench: Workbench) -> None:
         store = await bench.store()
         for expected in (1, 2, 3):
@@ -445,6 +466,7 @@ class KeySuite:
 
     # -- forgetting
 
+    @scenario("S7", "X7")
     async def test_only_what_is_over_and_old_is_forgotten(self, bench: Workbench) -> None:
         store = await bench.store()
         catalogue = self.catalogue(store)

@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mappi
 from typing import Any, Literal, TypeVar
 from uuid import NAMESPACE_OID, uuid5
 
+import pytest
+
 from eventkeel import fingerprint
 from eventkeel.drive import drive, drive_sync
 from eventkeel.message import Slice
@@ -38,6 +40,9 @@ Driver = Literal["async", "sync"]
 NOW = 1_750_000_000.0
 """Time as the tests tell it. No store looks at a clock."""
 TTL = 30.0
+scenario = pytest.mark.scenario
+"""Says which scenarios of the catalogue a test proves: eventkeel.testing.conformance."""
+
 PATIENCE = 20.0
 """Seconds after which something that has to happen counts as not happening."""
 

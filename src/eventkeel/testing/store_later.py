@@ -7,8 +7,22 @@ import contextlib
 
 import pytest
 
-from eventkeel.ports.store import Gone
-from eventkeel.testing.store_kit import APPLIED, MAIL, NOW, OTHER, PAY, TTL, Workbench, event_id, held, record
+from eventkeel.ports.store import Gone, Verdict
+from eventkeel.testing.store_kit import (
+    APPLIED,
+    MAIL,
+    NOW,
+    OTHER,
+    PATIENCE,
+    PAY,
+    TTL,
+    Workbench,
+    claim,
+    event_id,
+    held,
+    record,
+    scenario,
+)
 
 
 @pytest.mark.asyncio
@@ -44,6 +58,7 @@ class LaterSuite:
         async with bench.unit(store) as unit:
             assert await unit.run(unit.unit.recall(PAY, event_id(1))) == {}
 
+    @scenario("S7")
     async def test_old_steps_are_forgotten_but_not_those_of_a_delivery_that_waits(self, bench: Workbench) -> None:
         store = await bench.store()
         for number in (1, 2, 3):
@@ -59,6 +74,7 @@ class LaterSuite:
             kept = [n for n in (1, 2, 3, 4) if await unit.run(unit.unit.recall(PAY, event_id(n)))]
         assert kept == [2, 3, 4]
 
+    @scenario("C3")
     async def test_a_gate_is_held_for_longer_only_by_who_has_it(self, bench: Workbench) -> None:
         store, other = await bench.store(), await bench.store()
         await bench.park(store, 1)
@@ -72,8 +88,38 @@ class LaterSuite:
             assert not await unit.run(unit.unit.hold_gate(head.lease, NOW + 200))
         assert await bench.finish(other, taken, APPLIED) is Gone.EMPTY
 
+    # -- forgetting
+
+    @scenario("S7")
+    async def test_forgetting_harms_neither_those_who_insert_nor_another_one_who_forgets(
+        self, bench: Workbench
+    ) -> None:
+        stores = [await bench.store() for _ in range(3)]
+        for first in range(0, 400, 100):
+            async with bench.unit(stores[0]) as unit:
+                old = [claim(n, key=b"%d" % n) for n in range(first, first + 100)]
+                await unit.run(unit.unit.claim(PAY, old, NOW - 5000))
+        forgotten = [0, 0]
+
+        async def forget(number: int) -> None:
+            while sum(forgotten) < 400:
+                forgotten[number] += await stores[number].purge(before=NOW - 1000, limit=7)
+                await asyncio.sleep(0)
+
+        async def insert() -> None:
+            for n in range(1000, 1040):
+                async with bench.unit(stores[2]) as unit:
+                    assert await unit.claim(claim(n, key=b"%d" % n)) == [Verdict.NEW]
+
+        async with asyncio.timeout(PATIENCE):
+            await asyncio.gather(forget(0), forget(1), insert())
+        assert sum(forgotten) == 400
+        async with bench.unit(stores[0]) as unit:
+            assert await unit.claim(*[claim(n, key=b"%d" % n) for n in range(1000, 1040)]) == [Verdict.DONE] * 40
+
     # -- timers
 
+    @scenario("S5")
     async def test_events_for_later_are_sent_when_they_are_due_in_that_order(self, bench: Workbench) -> None:
         store = await bench.store()
         async with bench.unit(store) as unit:
@@ -86,6 +132,7 @@ class LaterSuite:
         assert [row.body for row in await store.unsent([0], 10)] == [b"1", b"3", b"2"]
         assert await store.next_timer() == NOW + 9
 
+    @scenario("S5")
     async def test_as_many_are_sent_at_once_as_was_said(self, bench: Workbench) -> None:
         store = await bench.store()
         async with bench.unit(store) as unit:
@@ -93,6 +140,7 @@ class LaterSuite:
         assert [await bench.fire(store, NOW, limit=2) for _ in range(4)] == [2, 2, 1, 0]
         assert [row.body for row in await store.unsent([0], 10)] == [b"%d" % n for n in range(5)]
 
+    @scenario("S5")
     async def test_what_was_cancelled_is_never_sent_and_nothing_is_cancelled_twice(self, bench: Workbench) -> None:
         store = await bench.store()
         async with bench.unit(store) as unit:
@@ -106,6 +154,7 @@ class LaterSuite:
         async with bench.unit(store) as unit:
             assert not await unit.run(unit.unit.cancel(event_id(2)))
 
+    @scenario("S5")
     async def test_a_cancel_that_was_rolled_back_cancels_nothing(self, bench: Workbench) -> None:
         store = await bench.store()
         async with bench.unit(store) as unit:
@@ -114,6 +163,7 @@ class LaterSuite:
             assert await unit.run(unit.unit.cancel(event_id(1)))
         assert await bench.fire(store, NOW) == 1
 
+    @scenario("S5")
     async def test_an_event_that_waits_is_not_scheduled_again(self, bench: Workbench) -> None:
         store = await bench.store()
         async with bench.unit(store) as unit:
@@ -124,6 +174,7 @@ class LaterSuite:
         assert await bench.fire(store, NOW + 9) == 1
         assert [row.body for row in await store.unsent([0], 10)] == [b"first"]
 
+    @scenario("S5")
     async def test_a_timer_that_could_not_be_sent_stays(self, bench: Workbench) -> None:
         store = await bench.store()
         async with bench.unit(store) as unit:
@@ -133,6 +184,7 @@ class LaterSuite:
         assert await bench.fire(store, NOW) == 1
         assert len(await store.unsent([0], 10)) == 1
 
+    @scenario("S5", "C3")
     async def test_of_two_processes_one_sends_what_is_due(self, bench: Workbench) -> None:
         stores = [await bench.store() for _ in range(2)]
         async with bench.unit(stores[0]) as unit:
@@ -148,6 +200,7 @@ class LaterSuite:
         assert sum(await asyncio.gather(fire_all(0), fire_all(1))) + await bench.fire(stores[0], NOW + 30) == 20
         assert [row.body for row in await stores[0].unsent([0], 100)] == [b"%d" % n for n in range(20)]
 
+    @scenario("C3")
     async def test_scheduling_wakes_who_waits_for_what_is_due(self, bench: Workbench) -> None:
         store = await bench.store()
         woken = asyncio.Event()

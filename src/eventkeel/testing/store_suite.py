@@ -8,8 +8,9 @@ asynchronous and with the synchronous driver.
         def catalogue(self, store: Store) -> Catalogue:
             return MyCatalogue(store)
 
-Needs pytest and pytest-asyncio. Waiting keys, dead letters and operators: ``store_keys``; steps and timers:
-``store_later``.
+Needs pytest and pytest-asyncio, and ``pytest.register_assert_rewrite(*eventkeel.testing.conformance.REWRITTEN)`` in
+conftest.py, so that failing asserts show their values. Waiting keys, dead letters and operators: ``store_keys``; steps
+and timers: ``store_later``.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ from eventkeel.testing.store_kit import (
     eventually,
     mark,
     record,
+    scenario,
     wanted,
 )
 from eventkeel.testing.store_later import LaterSuite
@@ -67,6 +69,9 @@ REFUSED = [
 @pytest.mark.asyncio
 class StoreSuite(KeySuite, LaterSuite):
     """Subclass it and say how a store is made."""
+
+    store = ""
+    """What the store is called on the page of results."""
 
     types = "exact numeric, flag boolean, id uuid, at timestamp, raw blob, word text, whole integer, part real"
     """Columns of the types that the table of types names, as this database declares them."""
@@ -85,6 +90,7 @@ class StoreSuite(KeySuite, LaterSuite):
 
     # -- transactions
 
+    @scenario("S2")
     async def test_what_was_committed_is_there_and_what_was_rolled_back_is_not(self, bench: Workbench) -> None:
         store = await bench.store()
         async with bench.unit(store) as unit:
@@ -98,6 +104,7 @@ class StoreSuite(KeySuite, LaterSuite):
             assert unit.alive  # and then it is only closed
         assert await bench.rows(await bench.store(), NOTES) == [(1, "kept")]
 
+    @scenario("S2")
     async def test_a_unit_can_be_used_again_after_its_end(self, bench: Workbench) -> None:
         store = await bench.store()
         async with bench.begun(store) as unit:
@@ -115,6 +122,7 @@ class StoreSuite(KeySuite, LaterSuite):
             with pytest.raises(TransactionAborted):
                 await unit.run(unit.unit.commit())
 
+    @scenario("S2")
     async def test_a_savepoint_undoes_its_own_part_only(self, bench: Workbench) -> None:
         store = await bench.store()
         async with bench.unit(store) as unit:
@@ -225,6 +233,7 @@ class StoreSuite(KeySuite, LaterSuite):
 
     # -- claims
 
+    @scenario("S1")
     async def test_an_event_is_new_once(self, bench: Workbench) -> None:
         store = await bench.store()
         async with bench.unit(store) as unit:
@@ -232,6 +241,7 @@ class StoreSuite(KeySuite, LaterSuite):
         async with bench.unit(await bench.store()) as unit:
             assert await unit.claim(claim(3), claim(4), claim(1)) == [DONE, NEW, DONE]
 
+    @scenario("S1", "S2")
     async def test_a_claim_that_was_rolled_back_is_new_again(self, bench: Workbench) -> None:
         store = await bench.store()
         async with bench.begun(store) as unit:
@@ -239,17 +249,20 @@ class StoreSuite(KeySuite, LaterSuite):
         async with bench.unit(store) as unit:
             assert await unit.claim(claim(1)) == [NEW]
 
+    @scenario("S1")
     async def test_of_two_in_one_list_the_first_is_new(self, bench: Workbench) -> None:
         store = await bench.store()
         async with bench.unit(store) as unit:
             assert await unit.claim(claim(1), claim(1), claim(2), claim(1)) == [NEW, DONE, NEW, DONE]
 
+    @scenario("S1")
     async def test_each_consumer_has_its_own_inbox(self, bench: Workbench) -> None:
         store = await bench.store()
         async with bench.unit(store) as unit:
             assert await unit.claim(claim(1)) == [NEW]
             assert await unit.claim(claim(1), consumer=MAIL) == [NEW]
 
+    @scenario("S1")
     async def test_the_same_identity_with_other_facts_is_a_conflict(self, bench: Workbench) -> None:
         store = await bench.store()
         async with bench.unit(store) as unit:
@@ -258,6 +271,7 @@ class StoreSuite(KeySuite, LaterSuite):
             again = claim(1, amount=100), claim(1, amount=200), claim(1), claim(2, amount=100)
             assert await unit.claim(*again) == [DONE, CONFLICT, DONE, NEW]
 
+    @scenario("S1")
     async def test_a_long_list_gets_each_its_own_verdict(self, bench: Workbench) -> None:
         store = await bench.store()
         dice = random.Random(7)
@@ -272,6 +286,7 @@ class StoreSuite(KeySuite, LaterSuite):
                 keyed = [claim(number, key=b"%d" % number) for number in numbers]
                 assert await unit.claim(*keyed) == expected
 
+    @scenario("S1")
     async def test_claims_that_were_taken_back_are_new_again(self, bench: Workbench) -> None:
         store = await bench.store()
         async with bench.unit(store) as unit:
@@ -280,6 +295,7 @@ class StoreSuite(KeySuite, LaterSuite):
         async with bench.unit(store) as unit:
             assert await unit.claim(claim(1), claim(2), claim(3)) == [DONE, NEW, NEW]
 
+    @scenario("S1", "C3")
     async def test_of_two_processes_one_gets_the_event(self, bench: Workbench) -> None:
         stores = [await bench.store(), await bench.store()]
 
@@ -301,6 +317,7 @@ class StoreSuite(KeySuite, LaterSuite):
 
     # -- outbox
 
+    @scenario("S2")
     async def test_what_is_appended_waits_in_order_once_committed(self, bench: Workbench) -> None:
         store = await bench.store()
         everything = bytes(range(256))
@@ -321,6 +338,7 @@ class StoreSuite(KeySuite, LaterSuite):
         assert [row.id for row in await store.unsent([0], 2)] == [row.id for row in rows[:2]]
         assert await store.unsent([], 10) == []
 
+    @scenario("S3", "X3")
     async def test_confirmed_rows_go_while_the_epoch_lives(self, bench: Workbench) -> None:
         store = await bench.store()
         async with bench.unit(store) as unit:
@@ -337,6 +355,7 @@ class StoreSuite(KeySuite, LaterSuite):
         assert await store.sent(GROUP, {OUTBOX: theirs.epoch}, [ids[2], ids[4]]) == ()
         assert await store.unsent([0], 10) == []
 
+    @scenario("S3")
     async def test_a_refused_row_blocks_its_key_and_no_other(self, bench: Workbench) -> None:
         store = await bench.store()
         async with bench.unit(store) as unit:
@@ -358,6 +377,7 @@ class StoreSuite(KeySuite, LaterSuite):
         assert [row.body for row in await store.unsent([0], 10, heads_only=True)] == [b"0", b"50"]
         assert [row.body for row in await store.unsent([0], 1, heads_only=True)] == [b"0"]
 
+    @scenario("C3")
     async def test_commits_wake_who_waits_for_them(self, bench: Workbench) -> None:
         store, other = await bench.store(), await bench.store()
         woken: list[str] = []
@@ -372,6 +392,7 @@ class StoreSuite(KeySuite, LaterSuite):
 
     # -- ownership and fence
 
+    @scenario("C3")
     async def test_a_free_slice_is_taken_with_the_next_epoch(self, bench: Workbench) -> None:
         store = await bench.store()
         first = await bench.owned(store, FIRST, SECOND)
@@ -382,6 +403,7 @@ class StoreSuite(KeySuite, LaterSuite):
         (again,) = await bench.owned(store, FIRST)
         assert again.epoch > first[0].epoch and not again.suspect
 
+    @scenario("C3", "S3")
     async def test_a_leased_slice_is_left_to_its_owner_until_the_lease_runs_out(self, bench: Workbench) -> None:
         store, other = await bench.store(), await bench.store()
         (mine,) = await bench.owned(store, FIRST)
@@ -391,6 +413,7 @@ class StoreSuite(KeySuite, LaterSuite):
         (taken,) = await store.take(GROUP, ME, [FIRST], ttl=TTL, now=NOW + TTL + 2, force=True)
         assert taken.epoch > theirs.epoch
 
+    @scenario("C3")
     async def test_a_released_slice_is_free_at_once_and_above_suspicion(self, bench: Workbench) -> None:
         store, other = await bench.store(), await bench.store()
         (mine,) = await bench.owned(store, FIRST)
@@ -399,6 +422,7 @@ class StoreSuite(KeySuite, LaterSuite):
         assert (theirs.position, theirs.incarnation, theirs.suspect) == (42, "a", False)
         assert theirs.epoch > mine.epoch
 
+    @scenario("C3", "X3")
     async def test_the_fence_tells_who_is_no_longer_the_owner(self, bench: Workbench) -> None:
         store, other = await bench.store(), await bench.store()
         first, second = await bench.owned(store, FIRST, SECOND)
@@ -414,6 +438,7 @@ class StoreSuite(KeySuite, LaterSuite):
             assert unknown in await unit.fence(epochs | {unknown: 1})
             assert await unit.fence({Slice("orders", 0, generation=2): first.epoch}) != ()
 
+    @scenario("C3")
     async def test_renewing_changes_no_epoch_and_tells_what_was_lost(self, bench: Workbench) -> None:
         store, other = await bench.store(), await bench.store()
         first, second = await bench.owned(store, FIRST, SECOND)
@@ -430,6 +455,7 @@ class StoreSuite(KeySuite, LaterSuite):
         async with bench.unit(store) as unit:
             assert await unit.fence({FIRST: first.epoch}) == ()
 
+    @scenario("C3")
     async def test_members_are_those_who_said_so_lately(self, bench: Workbench) -> None:
         store = await bench.store()
         await bench.alive(store, OTHER)
@@ -445,6 +471,7 @@ class StoreSuite(KeySuite, LaterSuite):
         (mine,) = await bench.owned(store, FIRST, now=NOW + 42)  # what it had is free, and it went in good order
         assert not mine.suspect
 
+    @scenario("K3", "C3")
     async def test_progress_goes_forwards_only_and_only_under_a_live_epoch(self, bench: Workbench) -> None:
         store = await bench.store()
 
@@ -462,6 +489,7 @@ class StoreSuite(KeySuite, LaterSuite):
         assert await position() == 11
         assert await store.progress("another-group", [mark(mine, 60)], release=False, now=NOW) == (FIRST,)
 
+    @scenario("K3")
     async def test_a_topic_that_was_made_anew_is_counted_anew(self, bench: Workbench) -> None:
         store = await bench.store()
         (mine,) = await bench.owned(store, FIRST)
@@ -472,16 +500,19 @@ class StoreSuite(KeySuite, LaterSuite):
 
     # -- start and end
 
+    @scenario("K3")
     async def test_a_database_keeps_its_random_id(self, bench: Workbench) -> None:
         first, second = await bench.open(), await bench.open()
         assert first.store_id and first.store_id == second.store_id
 
+    @scenario("X9")
     async def test_another_service_is_refused(self, bench: Workbench) -> None:
         await bench.store()
         other = await bench.open("shipping")
         with pytest.raises(ConfigurationError, match="belongs to service 'billing'"):
             await other.migrate(wanted(service="shipping", consumers=()), apply=True)
 
+    @scenario("X9")
     async def test_a_renamed_consumer_is_refused_and_a_removed_one_is_not(self, bench: Workbench) -> None:
         renamed = ConsumerName("billing/take", CONSUMERS[0].handles)
         store = await bench.store()
@@ -491,6 +522,7 @@ class StoreSuite(KeySuite, LaterSuite):
         await store.migrate(wanted(consumers=()), apply=True)
         await store.migrate(wanted(consumers=(ConsumerName("billing/new", CONSUMERS[0].handles),)), apply=True)
 
+    @scenario("X9")
     async def test_a_start_that_may_change_nothing_only_looks(self, bench: Workbench) -> None:
         store = await bench.open()
         with pytest.raises(ConfigurationError):

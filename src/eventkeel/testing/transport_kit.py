@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
+import pytest
+
 from eventkeel.message import Delivery, Headers, Outgoing, Position, Slice
 from eventkeel.ports.transport import (
     Assigned,
@@ -20,6 +22,9 @@ from eventkeel.ports.transport import (
     Topology,
     Transport,
 )
+
+scenario = pytest.mark.scenario
+"""Says which scenarios of the catalogue a test proves: eventkeel.testing.conformance."""
 
 PATIENCE = 20.0
 """Seconds after which something that has to happen counts as not happening."""

@@ -6,7 +6,7 @@
 
 and, so that failing asserts show their values, in conftest.py:
 
-    pytest.register_assert_rewrite("eventkeel.testing.transport_suite", "eventkeel.testing.transport_kit")
+    pytest.register_assert_rewrite(*eventkeel.testing.conformance.REWRITTEN)
 
 Needs pytest and pytest-asyncio. What a broker cannot do (``caps``) it has to refuse; no test is skipped for it.
 """
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -38,23 +37,27 @@ from eventkeel.ports.transport import (
     Topology,
     Transport,
 )
+from eventkeel.testing.transport_crowds import CrowdSuite
 from eventkeel.testing.transport_kit import (
     PARTITIONS,
     PATIENCE,
     Brokerage,
-    Member,
     eventually,
     keys_of_all_partitions,
     message,
     numbers,
     refusals,
+    scenario,
     send,
 )
 
 
 @pytest.mark.asyncio
-class TransportSuite:
+class TransportSuite(CrowdSuite):
     """Subclass it and say how a transport is made."""
+
+    broker = ""
+    """What the broker is called on the page of results."""
 
     async def make(self, place: Path) -> Transport:
         """A closed transport. The same ``place`` (a folder of one test) means the same broker."""
@@ -67,6 +70,7 @@ class TransportSuite:
 
     # -- what goes in comes out
 
+    @scenario("W1", "T12")
     async def test_a_message_comes_back_byte_for_byte(self, tmp_path: Path) -> None:
         everything = bytes(range(256))
         async with self.brokerage(tmp_path) as broker:
@@ -88,6 +92,7 @@ class TransportSuite:
                 assert delivery.time > 1.6e9
             await member.quiet()
 
+    @scenario("K2")
     async def test_messages_without_a_key_and_with_an_empty_key_arrive(self, tmp_path: Path) -> None:
         async with self.brokerage(tmp_path) as broker:
             transport = await broker.ready()
@@ -99,6 +104,7 @@ class TransportSuite:
             assert len({each.slice for each in empty}) == 1
             assert numbers(empty) == [40, 41]
 
+    @scenario("W11")
     async def test_topics_do_not_mix(self, tmp_path: Path) -> None:
         async with self.brokerage(tmp_path) as broker:
             transport = await broker.ready(topics=("orders", "payments"))
@@ -107,6 +113,7 @@ class TransportSuite:
             assert numbers(await orders.take(1)) == [2]
             await orders.quiet()
 
+    @scenario("W16")
     async def test_each_group_gets_everything(self, tmp_path: Path) -> None:
         async with self.brokerage(tmp_path) as broker:
             transport = await broker.ready("billing", "shipping")
@@ -116,6 +123,7 @@ class TransportSuite:
                 assert sorted(numbers(await member.take(50))) == list(range(50))
                 await member.quiet()
 
+    @scenario("W14")
     async def test_a_new_group_gets_the_old_messages(self, tmp_path: Path) -> None:
         async with self.brokerage(tmp_path) as broker:
             transport = await broker.ready()
@@ -124,6 +132,7 @@ class TransportSuite:
             member = await broker.member(transport, "latecomer")
             assert sorted(numbers(await member.take(30))) == list(range(30))
 
+    @scenario("W10")
     async def test_what_was_published_is_there_after_a_restart(self, tmp_path: Path) -> None:
         async with self.brokerage(tmp_path) as broker:
             await send(await broker.ready(), [message(n) for n in range(10)])
@@ -133,6 +142,7 @@ class TransportSuite:
 
     # -- order
 
+    @scenario("W9")
     async def test_a_key_keeps_its_order_over_many_publishers_at_once(self, tmp_path: Path) -> None:
         publishers, each_sends, keys = 4, 300, 10
         async with self.brokerage(tmp_path) as broker:
@@ -163,6 +173,7 @@ class TransportSuite:
             assert sum(len(run) for run in seen.values()) == publishers * each_sends
             assert all(len(slices) == 1 for slices in places.values())
 
+    @scenario("W9")
     async def test_waves_sent_at_once_by_one_transport_keep_their_order(self, tmp_path: Path) -> None:
         async with self.brokerage(tmp_path) as broker:
             transport = await broker.ready()
@@ -177,6 +188,7 @@ class TransportSuite:
 
     # -- positions
 
+    @scenario("K4")
     async def test_nothing_flows_from_a_slice_before_it_is_begun(self, tmp_path: Path) -> None:
         async with self.brokerage(tmp_path) as broker:
             transport = await broker.ready()
@@ -186,6 +198,7 @@ class TransportSuite:
             await member.begin()
             assert numbers(await member.take(5)) == list(range(5))
 
+    @scenario("W13", "K1")
     async def test_a_group_goes_on_where_it_says(self, tmp_path: Path) -> None:
         async with self.brokerage(tmp_path) as broker:
             transport = await broker.ready()
@@ -203,6 +216,7 @@ class TransportSuite:
             assert numbers(await again.take(8)) == list(range(12, 20))
             await again.quiet()
 
+    @scenario("W6")
     async def test_stopping_and_going_on_many_times_loses_nothing(self, tmp_path: Path) -> None:
         async with self.brokerage(tmp_path) as broker:
             transport = await broker.ready()
@@ -218,6 +232,7 @@ class TransportSuite:
                 await member.subscription.close(5.0)
             assert sorted(done) == list(range(400))
 
+    @scenario("K1")
     async def test_what_is_settled_is_known_after_a_restart(self, tmp_path: Path) -> None:
         async with self.brokerage(tmp_path) as broker:
             transport = await broker.ready()
@@ -233,12 +248,15 @@ class TransportSuite:
             else:
                 assert (lag.settled, lag.end) == (got[6].position, got[9].position + 1)
 
+    @scenario("K3")
     async def test_a_position_of_another_incarnation_or_beyond_the_end_is_refused(self, tmp_path: Path) -> None:
         async with self.brokerage(tmp_path) as broker:
             transport = await broker.ready()
-            if transport.caps.settle == "each":
-                return  # such a broker has no positions to begin at
             first = await broker.member(transport)
+            if transport.caps.settle == "each":  # it has no positions to begin at; what it does not have is refused
+                with pytest.raises(PositionError, match="does not exist"):
+                    await first.subscription.begin(Slice("orders", 0, generation=99), None)
+                return
             await send(transport, [message(n) for n in range(3)])
             last = (await first.take(3))[-1]
             await first.subscription.close(5.0)
@@ -249,6 +267,7 @@ class TransportSuite:
             await member.subscription.begin(last.slice, first.after(last))
             await member.quiet()
 
+    @scenario("K3", "K4")
     async def test_settling_for_an_old_incarnation_changes_nothing(self, tmp_path: Path) -> None:
         async with self.brokerage(tmp_path) as broker:
             transport = await broker.ready()
@@ -262,50 +281,9 @@ class TransportSuite:
             await member.settle(got)
             assert numbers(await member.take(2)) == [3, 4]
 
-    async def test_slices_that_change_hands_in_a_storm_lose_nothing_and_keep_their_order(self, tmp_path: Path) -> None:
-        """Members take slices from each other at every moment, as the engine's ownership does; one position for
-        each slice is kept, as a store does."""
-        dice = random.Random(7)
-        async with self.brokerage(tmp_path) as broker:
-            transport = await broker.ready()
-            if transport.caps.assigns or transport.caps.settle == "each":
-                return  # there the broker moves the slices; tested with the engine
-            members = [await broker.member(await broker.transport(), begin=False) for _ in range(3)]
-            slices = members[0].slices
-            owner: dict[Slice, Member] = {}
-            at: dict[Slice, Position] = {}
-            done: list[Delivery] = []
-            sending = asyncio.ensure_future(
-                send(transport, [message(n, key=b"%d" % (n % 13)) for n in range(1500)], wave=10)
-            )
-            async with asyncio.timeout(PATIENCE):
-                while len(done) < 1500:
-                    slice, member = dice.choice(slices), dice.choice(members)
-                    if dice.random() < 0.5 and owner.get(slice) is not member:
-                        if slice in owner:
-                            await owner[slice].subscription.release([slice])
-                        await member.subscription.begin(slice, at.get(slice))
-                        owner[slice] = member
-                    with contextlib.suppress(TimeoutError):
-                        arrival = await asyncio.wait_for(member.subscription.next(), 0.005)
-                        assert isinstance(arrival, Deliveries), arrival
-                        assert owner[arrival.slice] is member, "from a slice that was released"
-                        some = arrival.items[: dice.randint(0, len(arrival.items))]
-                        if some:
-                            at[arrival.slice] = Position(some[-1].position + 1, arrival.incarnation)
-                            await member.subscription.settle(arrival.slice, [at[arrival.slice]])
-                        if len(some) < len(arrival.items):  # the rest is forgotten, as by a crash
-                            await member.subscription.release([arrival.slice])
-                            await member.subscription.begin(arrival.slice, at.get(arrival.slice))
-                        done += some
-            await sending
-            assert sorted(numbers(done)) == list(range(1500))
-            for key in {each.key for each in done}:
-                run = numbers(each for each in done if each.key == key)
-                assert run == sorted(run)
-
     # -- backpressure
 
+    @scenario("W5")
     async def test_no_more_is_handed_over_than_the_budget_counts(self, tmp_path: Path) -> None:
         async with self.brokerage(tmp_path) as broker:
             transport = await broker.ready()
@@ -319,6 +297,7 @@ class TransportSuite:
             await member.settle(first[4:] + second)
             assert numbers(first + second + await member.take(10)) == list(range(24))
 
+    @scenario("W5")
     async def test_no_more_is_handed_over_than_the_budget_has_bytes(self, tmp_path: Path) -> None:
         async with self.brokerage(tmp_path) as broker:
             transport = await broker.ready()
@@ -332,6 +311,7 @@ class TransportSuite:
             await member.settle(first[2:] + second)
             assert numbers(first + second + await member.take(1)) == list(range(8))
 
+    @scenario("W5")
     async def test_a_message_larger_than_the_budget_comes_alone(self, tmp_path: Path) -> None:
         async with self.brokerage(tmp_path) as broker:
             transport = await broker.ready()
@@ -344,6 +324,7 @@ class TransportSuite:
                     await member.quiet()
                 await member.settle(got)
 
+    @scenario("T6")
     async def test_a_paused_slice_waits_while_the_others_flow(self, tmp_path: Path) -> None:
         async with self.brokerage(tmp_path) as broker:
             transport = await broker.ready()
@@ -361,6 +342,7 @@ class TransportSuite:
             await member.subscription.pause([stopped], False)
             assert {each.slice for each in await member.take(held)} == {stopped}
 
+    @scenario("K4")
     async def test_nothing_of_a_released_slice_comes_afterwards(self, tmp_path: Path) -> None:
         async with self.brokerage(tmp_path) as broker:
             transport = await broker.ready()
@@ -376,6 +358,7 @@ class TransportSuite:
                 await member.subscription.begin(staying[0], None)
                 assert {each.slice for each in await member.take(8)} == {staying[0]}
 
+    @scenario("W13")
     async def test_a_cancelled_next_loses_nothing(self, tmp_path: Path) -> None:
         async with self.brokerage(tmp_path) as broker:
             transport = await broker.ready()
@@ -399,6 +382,7 @@ class TransportSuite:
             await sending
             assert numbers(got) == list(range(300))
 
+    @scenario("W1")
     async def test_waiting_ends_when_the_subscription_is_closed(self, tmp_path: Path) -> None:
         async with self.brokerage(tmp_path) as broker:
             transport = await broker.ready()
@@ -411,6 +395,7 @@ class TransportSuite:
 
     # -- what is refused
 
+    @scenario("X9")
     async def test_topology_is_made_once_and_only_where_it_may(self, tmp_path: Path) -> None:
         want = Topology((TopicWant("orders", PARTITIONS),), (GroupWant("billing", "store 1", ("orders",)),))
         async with self.brokerage(tmp_path) as broker:
@@ -420,6 +405,7 @@ class TransportSuite:
             assert {each.kind for each in await transport.topology(want, apply=True)} == {"same"}
             assert {each.kind for each in await transport.topology(want, apply=False)} == {"same"}
 
+    @scenario("X9")
     async def test_another_number_of_partitions_is_refused_and_changes_nothing(self, tmp_path: Path) -> None:
         async with self.brokerage(tmp_path) as broker:
             transport = await broker.ready()
@@ -430,6 +416,7 @@ class TransportSuite:
                 assert refusals(findings)[0].detail
             assert await transport.slices("billing", ["orders"]) == before
 
+    @scenario("K3", "X9")
     async def test_another_store_under_a_groups_name_is_refused(self, tmp_path: Path) -> None:
         async with self.brokerage(tmp_path) as broker:
             transport = await broker.ready("billing")
@@ -438,6 +425,7 @@ class TransportSuite:
             assert "billing" in findings[0].what
             assert findings[0].detail
 
+    @scenario("T14", "X8")
     async def test_a_message_that_is_too_large_harms_no_neighbour(self, tmp_path: Path) -> None:
         async with self.brokerage(tmp_path) as broker:
             transport = await broker.ready()
@@ -458,6 +446,7 @@ class TransportSuite:
             assert sorted(numbers(await member.take(3))) == [0, 1, 4]
             await member.quiet()
 
+    @scenario("X9")
     async def test_a_key_that_is_too_large_is_refused(self, tmp_path: Path) -> None:
         async with self.brokerage(tmp_path) as broker:
             transport = await broker.ready()
@@ -467,6 +456,7 @@ class TransportSuite:
             assert outcomes[0].final
             assert isinstance(outcomes[1], Sent)
 
+    @scenario("X8")
     async def test_a_message_of_the_largest_size_arrives(self, tmp_path: Path) -> None:
         async with self.brokerage(tmp_path) as broker:
             transport = await broker.ready()
@@ -474,6 +464,7 @@ class TransportSuite:
             await send(transport, [message(1, body=b"x" * transport.caps.max_body)])
             assert len((await member.take(1))[0].body or b"") == transport.caps.max_body
 
+    @scenario("T14")
     async def test_an_unknown_topic_is_refused_until_it_exists(self, tmp_path: Path) -> None:
         async with self.brokerage(tmp_path) as broker:
             transport = await broker.ready()
@@ -489,6 +480,7 @@ class TransportSuite:
 
     # -- asking
 
+    @scenario("T13")
     async def test_lag_says_how_far_a_group_is_behind_and_since_when(self, tmp_path: Path) -> None:
         async with self.brokerage(tmp_path) as broker:
             transport = await broker.ready()
@@ -512,6 +504,7 @@ class TransportSuite:
             assert (await lag()).incarnation
             assert list(await transport.lag("nobody")) == []
 
+    @scenario("W14", "X9")
     async def test_a_topic_can_be_read_again(self, tmp_path: Path) -> None:
         async with self.brokerage(tmp_path) as broker:
             transport = await broker.ready()
@@ -532,6 +525,7 @@ class TransportSuite:
 
     # -- life
 
+    @scenario("T6")
     async def test_open_and_close_may_be_said_twice(self, tmp_path: Path) -> None:
         async with self.brokerage(tmp_path) as broker:
             transport = await broker.ready()

@@ -8,7 +8,7 @@
 
 and in conftest.py, so that failing asserts show their values:
 
-    pytest.register_assert_rewrite("eventkeel.testing.conformance")
+    pytest.register_assert_rewrite(*eventkeel.testing.conformance.REWRITTEN)
 
 Needs pytest and pytest-asyncio. ``{place}`` is a name of its own for each test; who makes places that stay (schemas,
 topics) takes them away afterwards: ``eventkeel.testing.harness.PLACES`` has their names.
