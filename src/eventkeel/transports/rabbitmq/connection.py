@@ -22,7 +22,6 @@ CONNECT = 5.0
 """Seconds in which a host has to let us in."""
 ANSWER = 10.0
 """Seconds in which the broker has to answer a question; one that does not is given up."""
-_FRAME_MAX = 131_072
 _CAPABILITIES: dict[str, Any] = {
     "publisher_confirms": True,
     "consumer_cancel_notify": True,
@@ -136,7 +135,7 @@ class Connection(asyncio.Protocol):
         self.blocked = ""
         """Why the broker takes nothing from this connection now; empty: it does."""
         self.version = self.cluster = ""
-        self.frame_max = _FRAME_MAX
+        self.frame_max = wire.LARGEST
         self.gone: str | None = None
         """Why it ended."""
         self._loop = asyncio.get_running_loop()
@@ -199,7 +198,7 @@ class Connection(asyncio.Protocol):
             commands.Connection.StartOk(cast("Any", me), "PLAIN", response), commands.Connection.Tune
         )
         self._most = tune.channel_max or 2047
-        self.frame_max = min(tune.frame_max or _FRAME_MAX, _FRAME_MAX)
+        self.frame_max = min(tune.frame_max or wire.LARGEST, wire.LARGEST)
         self._zero.tell(commands.Connection.TuneOk(self._most, self.frame_max, options.heartbeat))
         await self._zero.ask(commands.Connection.Open(options.vhost), commands.Connection.OpenOk)
         if sock := cast("asyncio.Transport", self._transport).get_extra_info("socket"):

@@ -13,6 +13,9 @@ from eventkeel.transports.rabbitmq import wire
 from eventkeel.transports.rabbitmq.connection import Channel, ChannelClosed, Connection
 from eventkeel.transports.rabbitmq.registry import Generation
 
+TAG = "eventkeel"
+"""Of the one consumer on each channel."""
+
 
 class Flow:
     """Of a shard queue: each delivery is settled by itself. ``position`` is the delivery tag less one."""
@@ -48,7 +51,7 @@ class Flow:
         channel.tell(self._consume())
 
     def _consume(self) -> commands.Basic.Consume:
-        return commands.Basic.Consume(queue=self.queue)
+        return commands.Basic.Consume(queue=self.queue, consumer_tag=TAG)
 
     def close(self) -> None:
         """Close the channel: what is not acknowledged goes back, in its order. Cancelling alone would let the next
@@ -156,7 +159,7 @@ class HistoryFlow(Flow):
 
     def _consume(self) -> commands.Basic.Consume:
         offset = "first" if self._first is None else self._first
-        return commands.Basic.Consume(queue=self.queue, arguments={"x-stream-offset": offset})
+        return commands.Basic.Consume(queue=self.queue, consumer_tag=TAG, arguments={"x-stream-offset": offset})
 
     def _content(self, method: bytes, header: bytes, body: bytes) -> None:
         got = wire.delivered(method, header)

@@ -276,6 +276,8 @@ class RabbitSubscription:
                 log.debug("group %s: could not look: %s", self.group, trouble)
             except ConfigurationError as error:
                 self._stop(f"group {self.group!r}: {error}")
+            except Exception:  # whatever it was: nobody else looks after this group's queues
+                log.exception("group %s: could not look", self.group)
 
     async def _look(self) -> None:
         declarer = self._transport.declarer
@@ -291,7 +293,7 @@ class RabbitSubscription:
         for topic in self.topics:
             await self._drain(topic)
         for flow in tuple(self.flows.values()):
-            await self._wake_up(flow)
+            self._wake_up(flow)
         await self._look_at_dead()
 
     async def _ready_in(self, queue: str) -> int | None:
@@ -320,13 +322,13 @@ class RabbitSubscription:
         if len(generation.drained) >= generation.shards:
             await self._transport.declarer.remove(self.group, topic, generation)
 
-    async def _wake_up(self, flow: Flow) -> None:
+    def _wake_up(self, flow: Flow) -> None:
         """A consumer that gets nothing while its queue has something is built anew."""
-        if isinstance(flow, HistoryFlow) or not flow.idle or self._loop.time() - flow.idle_since < IDLE:
+        idle = self._loop.time() - flow.idle_since
+        if flow.held or idle < IDLE or not self._transport.declarer.ready.get(flow.queue):
             return
-        if await self._ready_in(flow.queue) and not flow.held and self.flows.get(flow.slice) is flow:
-            log.warning("group %s: %s is not empty, and nothing comes of it; consuming anew", self.group, flow.queue)
-            self._lose(flow.slice)
+        log.warning("group %s: %s is not empty, and nothing comes of it; consuming anew", self.group, flow.queue)
+        self._lose(flow.slice)
 
     async def _look_at_dead(self) -> None:
         queue = self._transport.options.dead(self.group)

@@ -43,6 +43,8 @@ class Declarer:
         self.registry, self._management = registry, management
         self._lock = asyncio.Lock()
         self._hashes: bool | None = None
+        self.ready: dict[str, int] = {}
+        """Messages that lay ready in each queue at the last look."""
 
     # -- what is wanted
 
@@ -348,8 +350,10 @@ class Declarer:
         try:
             for shard in range(generation.shards):
                 queue = self._options.queue(group, topic, generation.number, shard)
-                if not await exists(channel, queue):
+                ready = await ready_in(channel, queue)
+                if ready is None:
                     return f"queue {queue!r} is gone from broker {self._options.name}"
+                self.ready[queue] = ready
             return ""
         finally:
             channel.close()

@@ -21,6 +21,8 @@ FRAME = struct.Struct(">BHI")
 """Type, channel, size; the payload and one byte of ``END`` follow."""
 END = 0xCE
 METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
+LARGEST = 131_072
+"""Bytes of a frame that we let the broker send."""
 HEARTBEAT_FRAME = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 
 DELIVER, ACK, NACK, RETURN = b"\x00\x3c\x00\x3c", b"\x00\x3c\x00\x50", b"\x00\x3c\x00\x78", b"\x00\x3c\x00\x32"
@@ -250,6 +252,8 @@ class Sorter:
             kind, channel, size = unpack(data, at)
             stop = at + 7 + size
             if stop >= end:
+                if size > LARGEST:
+                    raise ValueError(f"a frame of {size} bytes")
                 break
             if data[stop] != END:
                 raise ValueError("a frame without its end mark")

@@ -1,0 +1,190 @@
+"""RabbitMQ's parts without a broker: frames against pamqp's, URLs, and what records add up to."""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from pamqp import body as pamqp_body
+from pamqp import commands, frame, header
+
+from eventkeel.errors import ConfigurationError
+from eventkeel.message import Headers, Slice
+from eventkeel.transports.rabbitmq import wire
+from eventkeel.transports.rabbitmq.registry import Record, State
+from eventkeel.transports.rabbitmq.settings import parse
+from eventkeel.transports.rabbitmq.topology import slices_of
+
+
+def frames(data: bytes) -> list[Any]:
+    found = []
+    while data:
+        used, _, one = frame.unmarshal(data)
+        found.append(one)
+        data = data[used:]
+    return found
+
+
+def test_a_published_message_reads_as_pamqp_reads_it() -> None:
+    headers = Headers(
+        [("content-type", b"application/json"), ("ce_id", b"1-2"), ("ce_type", b"Paid"), ("own", b"\xff")]
+    )
+    data = wire.publish(3, b"orders", b"k\xff", headers, b"x" * 300, 131_072, 1_795_000_000)
+    publish, properties, body = frames(data.replace(b"k\xff", b"kk"))
+    assert (publish.exchange, publish.routing_key, publish.mandatory, publish.immediate) == (
+        "orders",
+        "kk",
+        True,
+        False,
+    )
+    assert properties.body_size == 300
+    assert properties.properties.content_type == "application/json"
+    assert properties.properties.delivery_mode == 2
+    assert properties.properties.message_id == "1-2"
+    assert properties.properties.timestamp == datetime.fromtimestamp(1_795_000_000, UTC)
+    assert properties.properties.headers == {"ce-id": "1-2", "ce-type": "Paid", "own": b"\xff"}
+    assert body.value == b"x" * 300
+
+
+def test_a_large_body_is_cut_into_frames_that_the_broker_takes() -> None:
+    data = wire.publish(1, b"t", b"", Headers(), bytes(range(256)) * 40, 4096, 1)
+    found = frames(data)
+    assert b"".join(each.value for each in found[2:]) == bytes(range(256)) * 40
+    assert max(len(each.value) for each in found[2:]) == 4096 - 8
+
+
+def delivery(headers: dict[str, Any], body: bytes, **properties: Any) -> bytes:
+    basic = commands.Basic.Properties(headers=headers, **properties)
+    parts = [
+        frame.marshal(commands.Basic.Deliver("tag", 7, False, "orders", "A1"), 5),
+        frame.marshal(header.ContentHeader(0, len(body), basic), 5),
+    ]
+    parts += [frame.marshal(pamqp_body.ContentBody(body[at : at + 100]), 5) for at in range(0, len(body), 100)]
+    return b"".join(parts)
+
+
+def test_a_delivery_is_put_together_however_the_network_cuts_it() -> None:
+    told = {"ce-id": "1", "ce-type": "Paid", "n": 5, "yes": True, "x-delivery-count": 3, "x-stream-offset": 99}
+    one = delivery(
+        told, b"b" * 250, content_type="text/json", message_id="m", timestamp=datetime(2026, 11, 25, tzinfo=UTC)
+    )
+    data = one * 20
+    dice = random.Random(3)
+    got: list[tuple[int, wire.Delivered, bytes]] = []
+    sorting = wire.Sorter(
+        lambda channel, payload: pytest.fail("no method was sent"),
+        lambda channel, method, head, body: got.append((channel, wire.delivered(method, head), body)),
+    )
+    while data:
+        cut = dice.randint(1, 120)
+        sorting.feed(data[:cut])
+        data = data[cut:]
+    assert len(got) == 20
+    channel, first, body = got[0]
+    assert (channel, body, first.tag, first.key, first.offset) == (5, b"b" * 250, 7, b"A1", 99)
+    assert first.time == datetime(2026, 11, 25, tzinfo=UTC).timestamp()
+    assert dict(first.headers.pairs) == {
+        "content-type": b"text/json",
+        "ce_id": b"1",
+        "ce_type": b"Paid",
+        "n": b"5",
+        "yes": b"true",
+    }
+
+
+def sorter() -> wire.Sorter:
+    return wire.Sorter(lambda channel, payload: None, lambda channel, method, head, body: None)
+
+
+def test_what_is_no_amqp_is_an_error_and_no_endless_wait() -> None:
+    with pytest.raises(ValueError, match="end mark"):
+        sorter().feed(b"\x01\x00\x00\x00\x00\x00\x01ab")
+    with pytest.raises(ValueError, match="a frame of"):
+        sorter().feed(b"HTTP/1.1 400 Bad Request")
+
+
+def test_an_ack_reads_as_pamqp_reads_it() -> None:
+    (found,) = frames(wire.ack(9, 1234, True))
+    assert (found.name, found.delivery_tag, found.multiple) == ("Basic.Ack", 1234, True)
+
+
+@pytest.mark.parametrize(
+    ("url", "vhost", "hosts"),
+    [
+        ("//localhost", "/", (("localhost", 5672),)),
+        ("//me:p%40ss@a:1,b:2/", "/", (("a", 1), ("b", 2))),
+        ("//[::1]:5673/%2Fshop?prefetch=10", "/shop", (("::1", 5673),)),
+        ("//h/shop", "shop", (("h", 5672),)),
+    ],
+)
+def test_a_url_says_where_and_as_whom(url: str, vhost: str, hosts: tuple[tuple[str, int], ...]) -> None:
+    options = parse(url)
+    assert (options.vhost, options.hosts) == (vhost, hosts)
+    if "me:" in url:
+        assert (options.user, options.password) == ("me", "p@ss")
+        assert "p@ss" not in options.name
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("//", "a broker URL is amqp://"),
+        ("//h:99999", "a broker URL is amqp://"),
+        ("//me:secret@h?speed=1", "speed in the broker's URL is no option"),
+        ("//me:secret@h?prefetch=0", "prefetch=0"),
+        ("//me:secret@h?history=long", "history=long"),
+        ("//me:secret@h?prefetch", "name=value"),
+    ],
+)
+def test_a_wrong_url_is_refused_without_its_password(url: str, reason: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        parse(url)
+    assert reason in str(refused.value)
+    assert "secret" not in str(refused.value)
+
+
+def state(*records: Record) -> State:
+    made = State()
+    for record in records:
+        made.add(record)
+    return made
+
+
+def bound(number: int, shards: int, *, past: bool) -> Record:
+    return Record("generation", group="g", topic="t", generation=number, shards=shards, past=past)
+
+
+def test_of_two_records_that_contradict_each_other_the_first_counts() -> None:
+    found = state(
+        Record("topic", topic="t", partitions=4, id="a"),
+        Record("topic", topic="t", partitions=8, id="b"),
+        Record("group", group="g", store="one"),
+        Record("group", group="g", store="two"),
+        bound(1, 4, past=False),
+        bound(1, 8, past=True),
+    )
+    assert found.topics["t"].partitions == 4
+    assert found.groups["g"] == "one"
+    generation = found.last("g", "t")
+    assert generation is not None
+    assert (generation.shards, generation.past) == (4, False)
+
+
+def test_what_is_consumed_goes_from_the_history_to_the_old_queues_to_the_new_ones() -> None:
+    found = state(Record("topic", topic="t", partitions=2), bound(1, 2, past=False))
+    old = [Slice("t", 0, 1), Slice("t", 1, 1)]
+    assert slices_of(found, "g", "t") == old
+    found.add(bound(2, 3, past=True))
+    assert slices_of(found, "g", "t") == [Slice("t", 0, 0)]
+    found.add(Record("filled", group="g", topic="t", generation=2))
+    assert slices_of(found, "g", "t") == old
+    found.add(Record("drained", group="g", topic="t", generation=1, shard=0))
+    assert slices_of(found, "g", "t") == old[1:]
+    found.add(Record("drained", group="g", topic="t", generation=1, shard=1))
+    assert slices_of(found, "g", "t") == [Slice("t", shard, 2) for shard in range(3)]
+
+
+def test_a_group_that_nobody_declared_has_nothing() -> None:
+    assert slices_of(state(), "g", "t") == []
