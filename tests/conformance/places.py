@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import json
 import os
-import re
-import urllib.request
-from base64 import b64encode
 from collections.abc import Iterator
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 
 from eventkeel.testing import harness
-from tests.servers import RUN
-from tools.realservers import Servers, ServersError
+from tests.rabbit import wipe
 
 QUICK_KAFKA = "session.timeout.ms=6000&heartbeat.interval.ms=500"
 """The least that Kafka allows before others take what a killed process had."""
@@ -26,8 +22,8 @@ QUICK_RABBITMQ = "catch_up_ms=300"
 
 
 @contextlib.contextmanager
-def broker(kind: str, request: pytest.FixtureRequest, name: str) -> Iterator[dict[str, str]]:
-    """The broker's part of ``ServiceSuite.settings``; ``name`` is one that no other test has."""
+def broker(kind: str, request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
+    """The broker's part of ``ServiceSuite.settings``."""
     if kind == "kafka":
         url: str = request.getfixturevalue("kafka_url")
         try:
@@ -35,8 +31,12 @@ def broker(kind: str, request: pytest.FixtureRequest, name: str) -> Iterator[dic
         finally:
             _forget_topics(url)
     elif kind == "rabbitmq":
-        with virtual_host(request.getfixturevalue("rabbitmq_url"), name) as url:
-            yield {"broker": f"{url}{'&' if '?' in url else '?'}prefix={{place}}.&{QUICK_RABBITMQ}"}
+        url = request.getfixturevalue("rabbitmq_url")
+        try:
+            yield {"broker": _with(url, f"prefix={{place}}.&{QUICK_RABBITMQ}")}
+        finally:
+            for place in harness.PLACES:
+                _wipe(_with(url, f"prefix={place}."))
     else:
         yield {}
 
@@ -70,41 +70,19 @@ def _forget_topics(url: str) -> None:
 
 
 @contextlib.contextmanager
-def virtual_host(url: str, name: str) -> Iterator[str]:
-    """A virtual host of a test's own, gone afterwards with everything in it; on a broker whose management API nobody
-    has told us, the one that it names, where queues stay."""
-    address = _management(url)
-    if not address:
-        yield url
-        return
-    place = f"t-{re.sub(r'[^a-z0-9]+', '-', name.lower())[-80:]}-{os.urandom(3).hex()}"
-    parts = urlsplit(url)
-    login = f"{parts.username or 'guest'}:{parts.password or 'guest'}"
-    user = login.partition(":")[0]
-    _api(address, login, "PUT", f"vhosts/{place}", {})
-    rights = {"configure": ".*", "write": ".*", "read": ".*"}
-    _api(address, login, "PUT", f"permissions/{place}/{user}", rights)
+def corner(rabbitmq_url: str) -> Iterator[str]:
+    """A prefix of a test's own on a RabbitMQ that it shares; what is behind it is gone afterwards."""
+    prefix = f"prefix=t{os.urandom(4).hex()}."
     try:
-        yield f"amqp://{parts.netloc}/{place}?management={address}"
+        yield _with(rabbitmq_url, f"{prefix}&{QUICK_RABBITMQ}")
     finally:
-        _api(address, login, "DELETE", f"vhosts/{place}")
+        _wipe(_with(rabbitmq_url, prefix))
 
 
-def _management(url: str) -> str:
-    """Of a server that tools/realservers runs, for these tests or for whoever develops."""
-    port = urlsplit(url).port
-    homes = [Path(os.environ[RUN])] if RUN in os.environ else []
-    for servers in (*(Servers(home) for home in homes), Servers()):
-        with contextlib.suppress(ServersError, OSError):
-            if servers.rabbitmq.exists and servers.rabbitmq.port() == port:
-                return servers.rabbitmq.management
-    return ""
+def _with(url: str, options: str) -> str:
+    return f"{url}{'&' if '?' in url else '?'}{options}"
 
 
-def _api(address: str, login: str, method: str, what: str, body: object = None) -> None:
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(f"{address}/api/{what}", data, method=method)
-    request.add_header("Authorization", "Basic " + b64encode(login.encode()).decode())
-    request.add_header("Content-Type", "application/json")
-    with urllib.request.urlopen(request, timeout=20) as answer:
-        answer.read()
+def _wipe(url: str) -> None:
+    with ThreadPoolExecutor(1) as pool:  # here a loop may be open
+        pool.submit(asyncio.run, wipe(url)).result()

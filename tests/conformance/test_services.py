@@ -19,7 +19,7 @@ class Pair(ServiceSuite):
     def _place(self, request: pytest.FixtureRequest) -> Iterator[None]:
         harness.PLACES.clear()
         with (
-            places.broker(self.broker, request, request.node.name) as broker,
+            places.broker(self.broker, request) as broker,
             places.store(self.store, request) as store,
         ):
             self._settings = {**broker, **store}

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from eventkeel.testing.faults import controls
 from eventkeel.testing.fleet import Fleet, free_port, wait_for_port
@@ -70,6 +71,12 @@ class Load:
         api.close()
 
 
+class Publishing(Protocol):
+    """Whoever feeds the service, and what went wrong with that."""
+
+    failures: list[str]
+
+
 class Journal:
     """The service's processes, and what its database says of them."""
 
@@ -84,11 +91,15 @@ class Journal:
     def await_workers(self, pids: Sequence[int]) -> float:
         """Until each of them has committed a unit; how many seconds that took. Raises TimeoutError."""
         began = time.monotonic()
-        while not set(pids) <= {each.pid for each in controls(self.fleet.folder) if each.hits("unit.committed")}:
+        while not set(pids) <= self.at_work():
             if time.monotonic() - began > PATIENCE:
                 raise TimeoutError(f"processes {pids} have not committed anything in {PATIENCE:.0f} s")
             time.sleep(0.02)
         return time.monotonic() - began
+
+    def at_work(self) -> set[int]:
+        """The processes that have committed a unit."""
+        return {each.pid for each in controls(self.fleet.folder) if each.hits("unit.committed")}
 
     def gaps(self, since: float, until: float) -> tuple[float, float]:
         """The longest times without a commit from ``since`` to ``until``: of all, and of the slowest partition."""
@@ -101,7 +112,7 @@ class Journal:
         }
         return _longest([since, *(at for at, _ in within), until]), max(by_partition.values())
 
-    def wrong(self, load: Load) -> list[str]:
+    def wrong(self, load: Publishing) -> list[str]:
         """Wait until nothing moves any more, and count; what is wrong."""
         with contextlib.closing(open_broker(self.place.broker)) as broker:
             done = wait_until_quiet(broker, [self.store], done=self._complete, reads={"journal": (TOPIC,)})

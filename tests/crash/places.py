@@ -16,7 +16,8 @@ from eventkeel.testing.nemesis import PATIENCE, Killable
 from shop.brokers import QUICK, is_kafka, with_options
 from tools.realservers import Servers, ServersError
 
-BROKERS = ("sqlite", "kafka", "kafka-cluster")
+BROKERS = ("sqlite", "kafka", "kafka-cluster", "rabbitmq", "amqp")
+"""``amqp`` is another word for ``rabbitmq``."""
 STORES = ("sqlite", "postgres")
 
 STOP = 2.5
@@ -66,14 +67,16 @@ def place(broker: str, store: str) -> Iterator[Where]:
 
     Raises tools.realservers.ServersError where they cannot be started.
     """
-    kinds = [kind for kind in (broker, store) if kind in ("kafka", "kafka-cluster", "postgres")]
+    broker = {"amqp": "rabbitmq"}.get(broker, broker)
+    kinds = [kind for kind in (broker, store) if kind in ("kafka", "kafka-cluster", "rabbitmq", "postgres")]
     with Servers.temporary() if kinds else contextlib.nullcontext() as servers:
         killable: dict[str, Killable] = {}
         if servers is not None:
             servers.up(*kinds)
             if broker in kinds:
-                killable["broker"] = OneOf([*servers.cluster]) if broker == "kafka-cluster" else servers.kafka
-                broker = servers.url(broker)
+                killable["broker"] = OneOf([*servers.cluster]) if broker == "kafka-cluster" else servers[broker]
+                management = f"?management={servers.rabbitmq.management}" if broker == "rabbitmq" else ""
+                broker = servers.url(broker) + management
             if store in kinds:
                 killable["database"] = servers.postgres
                 store = f"{servers.url(store)}?{SCHEMA}"

@@ -32,6 +32,8 @@ class _Seat:
     process: subprocess.Popen[bytes] | None = None
     starts: int = 0
     quick_deaths: int = 0
+    leaves: bool = False
+    """Its process is told to end, and is not started again."""
 
 
 class Fleet:
@@ -57,8 +59,30 @@ class Fleet:
         if http:
             self._seats.append(_Seat([*command, "--http", http], self._log(service, "http")))
             return
-        for number in range(1, workers + 1):
+        for _ in range(workers):
+            number = sum(seat.handles == service for seat in self._seats) + 1
             self._seats.append(_Seat(command, self._log(service, str(number)), handles=service))
+
+    def scale(self, service: str, workers: int, patience: float = 60.0) -> None:
+        """While it runs: start further processes that handle for a service, or let the last ones drain and end, until
+        there are ``workers``. Raises TimeoutError where one does not drain."""
+        there = [seat for seat in self._seats if seat.handles == service]
+        self.add(service, workers=max(0, workers - len(there)))
+        for seat in [seat for seat in self._seats if seat.handles == service and seat not in there]:
+            self._spawn(seat)
+        deadline = time.monotonic() + patience
+        for seat in there[workers:]:
+            seat.leaves = True
+            if seat.process is not None:
+                seat.process.terminate()
+        for seat in there[workers:]:
+            if seat.process is not None:
+                try:
+                    seat.process.wait(max(0.1, deadline - time.monotonic()))
+                except subprocess.TimeoutExpired:
+                    raise TimeoutError(f"{seat.log.stem} did not drain in {patience:.0f} s") from None
+                _close(seat.process)
+        self._seats = [seat for seat in self._seats if not seat.leaves]
 
     def _log(self, service: str, number: str) -> Path:
         return self.folder / f"{service.replace(':', '.')}-{number}.log"
@@ -149,8 +173,10 @@ class Fleet:
             for seat in self._seats:
                 if seat.process is None or seat.process.poll() is None or seat.quick_deaths >= HOPELESS:
                     continue
+                if seat.leaves:
+                    continue
                 if id(seat) not in due:
-                    failed = seat.process.returncode > 0 and now - born[id(seat)] < 3
+                    failed = seat.process.returncode > 0 and now - born.setdefault(id(seat), now) < 3
                     seat.quick_deaths = seat.quick_deaths + 1 if failed else 0
                     _close(seat.process)
                     # Longer and longer, as a supervisor would: what it needs may be about to come back.
