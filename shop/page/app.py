@@ -69,7 +69,7 @@ class Page:
         self._street, self._looker, self._switches = street, looker, switches
         self._provider = "normal"
         self._by_hand = ByHand()
-        self._feed = Feed(self._look)
+        self._feed = Feed(self._look, looker.pace)
         self.app = Starlette(
             routes=[
                 Route("/", self._show),
@@ -139,7 +139,10 @@ class Page:
             except (OSError, http.client.HTTPException):
                 raise Problem(503, "the provider does not answer; ask again", headers={"retry-after": "1"}) from None
         if wanted.twice is not None:
-            await asyncio.to_thread(self._switches.deliver_twice, wanted.twice)
+            try:
+                await asyncio.to_thread(self._switches.deliver_twice, wanted.twice)
+            except Unreadable as error:
+                raise Problem(503, f"{error}; ask again", headers={"retry-after": "1"}) from None
         self._feed.hurry()
         return Response(status_code=204)
 

@@ -11,8 +11,8 @@ import msgspec
 
 from shop.databases import Unreadable
 
-QUICK, SLOW = 0.25, 1.0
-"""Seconds between two looks while something moves, and when nothing has moved for a while."""
+SLOW = 1.0
+"""Seconds between two looks when nothing has moved for a while."""
 CALM = 12
 """Looks without a change after which it is calm."""
 SIGN_OF_LIFE = 15.0
@@ -22,10 +22,11 @@ encode = msgspec.json.Encoder(decimal_format="number").encode
 
 
 class Feed:
-    """One looker for all that listen. ``look`` is called in a thread, never twice at once; it may raise Unreadable."""
+    """One looker for all that listen. ``look`` is called in a thread, never twice at once; it may raise Unreadable.
+    ``quick``: seconds between two looks while something moves."""
 
-    def __init__(self, look: Callable[[], dict[str, Any]]) -> None:
-        self._look = look
+    def __init__(self, look: Callable[[], dict[str, Any]], quick: float = 0.25) -> None:
+        self._look, self._quick = look, quick
         self._one_at_a_time = threading.Lock()  # a thread that nobody waits for any more still looks to its end
         self._listeners = 0
         self._looking: asyncio.Task[None] | None = None
@@ -68,7 +69,7 @@ class Feed:
                 still = 0
             still += 1
             try:
-                async with asyncio.timeout(QUICK if still < CALM else SLOW):
+                async with asyncio.timeout(self._quick if still < CALM else SLOW):
                     await self._hurry.wait()
                 still = 0
             except TimeoutError:

@@ -15,6 +15,8 @@ from shop.ledger import STORES
 from shop.roll import Roll
 from shop.running import Place
 
+QUICK, SERVER_QUICK = 0.25, 0.6
+"""Seconds between two looks at files while something moves, and at databases that are servers."""
 ORDERS, MAILS, DEAD_LETTERS = 8, 6, 2
 """How many of them are shown: the latest."""
 LEDGER_EVERY, LEDGER_AGAIN = 1.0, 8.0
@@ -22,8 +24,8 @@ LEDGER_EVERY, LEDGER_AGAIN = 1.0, 8.0
 JUST_BACK = 6.0
 """Seconds for which a service that was started again is just back: a little longer than the lease of its forerunner,
 whose work it takes over only then; longer, as long as something waits for it and it has handled nothing."""
-WAITING_EVERY = 0.5
-"""Seconds between two questions to the broker."""
+WAITING_EVERY, SERVER_EVERY = 0.5, 2.0
+"""Seconds between two questions to the broker; where that is a server, which each of them costs a connection."""
 REST, AT_REST, LOST_AFTER = 20.0, 1.0, 180.0
 """Seconds for which an order was at its end before the ledger judges it while others are under way, and when nothing
 waits any more; and after which one that does not move counts as lost."""
@@ -51,6 +53,9 @@ class Looker:
         self._place, self._roll = place, roll
         self._broker: Broker = open_broker(place.broker)
         self._waiting: dict[str, int] = {}
+        self._every = WAITING_EVERY if place.broker.startswith("sqlite:") else SERVER_EVERY
+        self.pace = QUICK if not place.store_url or place.store_url.startswith("sqlite:") else SERVER_QUICK
+        """Seconds between two looks while something moves."""
         self._asked_at = self._counted_at = float("-inf")
         self._ledger: dict[str, Any] | None = None
         self._moved: object = None
@@ -120,7 +125,7 @@ class Looker:
         return "back" if time.monotonic() - back_at < (LOST_AFTER if idle else JUST_BACK) else "alive"
 
     def _ask_broker(self) -> dict[str, int]:
-        if time.monotonic() - self._asked_at > WAITING_EVERY:
+        if time.monotonic() - self._asked_at > self._every:
             self._waiting = {group: self._unread(group) for group in READS}
             self._asked_at = time.monotonic()
         return self._waiting

@@ -12,20 +12,15 @@ import threading
 import uuid
 from collections.abc import Callable, Sequence
 
-from shop.brokers import READS, Message, open_broker
-from shop.databases import Unreadable
-from shop.foreign import Foreigner, ForeignerGone
+from shop.foreign import Foreigner
 from shop.ledger import STORES
+from shop.page.twice import Twice
 from shop.placing import Api, Crowd, Order
 from shop.roll import Roll
 from shop.running import HOST, Place, Street
 
 BUYERS = 16
 """Connections over which many buy at once."""
-GLANCE = 0.4
-"""Seconds between two looks for messages that have to be delivered again."""
-COPY = "shop-copy"
-"""Header that marks a message which is there for the second time, so that it does not come a third time."""
 
 
 class Switches:
@@ -103,59 +98,3 @@ def _placing(order: Order) -> Callable[[Api], None]:
         api.post("/orders", order.body())
 
     return place
-
-
-class Twice:
-    """Appends a copy of every message that comes to the broker from now on, with the same key, headers and body: what
-    a broker, a relay or a hasty operator can do at any time."""
-
-    def __init__(self, broker: str) -> None:
-        self._url = broker
-        self._broker = open_broker(broker)
-        self._next: dict[tuple[str, int], int] = {}
-        self._stop = threading.Event()
-        self.copies = 0
-        self._copy(really=False)
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._broker.close()
-
-    def _work(self) -> None:
-        foreigner = Foreigner(self._url)
-        try:
-            while not self._stop.wait(GLANCE):
-                self._copy(foreigner)
-        except ForeignerGone:  # the broker is gone for good
-            return
-        finally:
-            foreigner.close()
-
-    def _copy(self, foreigner: Foreigner | None = None, *, really: bool = True) -> None:
-        for topic in sorted({topic for topics in READS.values() for topic in topics}):
-            for message in self._new(topic):
-                if really and foreigner is not None and _can_be_copied(message):
-                    headers = {name: value.decode() for name, value in message.headers}
-                    foreigner.append(topic, _text(message.key), _text(message.body), {**headers, COPY: "1"})
-                    self.copies += 1
-
-    def _new(self, topic: str) -> list[Message]:
-        try:
-            lies_there = self._broker.messages(topic)
-        except Unreadable:  # not there yet
-            return []
-        new = [each for each in lies_there if each.position >= self._next.get((topic, each.partition), 0)]
-        for each in new:
-            self._next[topic, each.partition] = each.position + 1
-        return new
-
-
-def _can_be_copied(message: Message) -> bool:
-    return message.body is not None and not any(name == COPY for name, _ in message.headers)
-
-
-def _text(value: bytes | None) -> str:
-    return (value or b"").decode()

@@ -45,7 +45,10 @@ for (const radio of modes()) {
     turn(() => post("page/switches", { provider: radio.value }));
   });
 }
-byId("twice").addEventListener("change", (event) => turn(() => post("page/switches", { twice: event.target.checked })));
+byId("twice").addEventListener("change", ({ target }) => turn(async () => {
+  await post("page/switches", { twice: target.checked });
+  say(byId("trouble-note"), `From now on, every message comes ${target.checked ? "twice" : "once"}.`);
+}));
 byId("poison").addEventListener("click", () => turn(async () => {
   const { key } = await post("page/poison");
   say(byId("trouble-note"), `${key} is on its way. It becomes a dead letter; everything else flows.`);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -26,15 +27,16 @@ START = 90.0
 class Shop(NamedTuple):
     url: str
     data: Path
+    broker: str = ""
 
 
-@pytest.fixture(scope="module")
-def shop() -> Iterator[Shop]:
-    """It runs for a module; what its tests have done to it must have left its ledger balanced."""
+@contextlib.contextmanager
+def running(*options: str) -> Iterator[Shop]:
+    """``scripts/shop`` with these options; what was done to it must have left its ledger balanced."""
     with tempfile.TemporaryDirectory(prefix="eventkeel-page-") as folder:
         data, said = Path(folder), Path(folder) / "said"
         with said.open("w") as out:
-            process = subprocess.Popen([*SHOP, "--data", folder], stdout=out, stderr=out, env={**os.environ})
+            process = subprocess.Popen([*SHOP, "--data", folder, *options], stdout=out, stderr=out, env={**os.environ})
         try:
             yield Shop(_read_url(said, process), data)
         finally:
@@ -44,6 +46,13 @@ def shop() -> Iterator[Shop]:
             finally:
                 process.kill()
         assert code == 0, said.read_text()
+
+
+@pytest.fixture(scope="module")
+def shop() -> Iterator[Shop]:
+    """One for a module."""
+    with running() as shop:
+        yield shop
 
 
 def _read_url(said: Path, process: subprocess.Popen[bytes]) -> str:
