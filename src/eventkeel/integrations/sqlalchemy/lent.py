@@ -27,7 +27,7 @@ from sqlalchemy.util import await_only
 from eventkeel.drive import drive, drive_sync
 from eventkeel.errors import StatementRefused, StoreUnavailable, TransactionClosed
 from eventkeel.handling import Scope
-from eventkeel.ports.store import Op
+from eventkeel.ports.store import Kind, Op, Statement
 from eventkeel.stores.postgres.connection import LentAsyncConnection, LentConnection
 from eventkeel.stores.postgres.wire import judge
 
@@ -71,9 +71,10 @@ class Lease:
         return self._connection
 
     def send(self) -> None:
-        """What the handler has queued before now. Its failure is not that of the session's statement."""
+        """What the handler has queued before now, and its events for later: a savepoint that comes now is behind them.
+        Their failure is not that of the session's statement."""
         scope = self.scope
-        if scope is None or self.over or not scope.queue:
+        if scope is None or self.over or not (scope.queue or scope.timers):
             return
         if isinstance(self.raw, LentAsyncConnection):
             await_only(drive(_queued(scope), scope.unit.connection))
@@ -129,6 +130,7 @@ class Lease:
         if scope is None or self.over:
             return
         scope.queue.clear()
+        scope.timers.clear()
         while self._savepoints:
             last, records = self._savepoints.pop()
             if last == name:
@@ -224,7 +226,8 @@ def _send(connection: Connection, *_: Any) -> None:
 
 def _queued(scope: Scope) -> Op[None]:
     try:
-        yield from scope.flush()
+        yield from scope.settle()
+        yield Statement("", [], Kind.PIPELINE)  # the session's own statements go past what we only meant to send
     except Exception as error:
         error.add_note("raised by a tx.write before it, which was sent with this statement")
         raise
