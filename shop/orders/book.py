@@ -46,6 +46,12 @@ async def move_on(order_id: str, fact: Fact, tx: Transaction) -> tuple[Process, 
     return before, now
 
 
+async def is_heard(order_id: str, tx: Transaction) -> bool:
+    """The order itself has arrived; once it has, that stays so."""
+    heard = "select 1 from orders where order_id = :order_id and status <> 'unheard'"
+    return await tx.fetch_value(heard, {"order_id": order_id}) is not None
+
+
 def read(row: typing.Sequence[typing.Any]) -> Process:
     """The columns of a process, in its order."""
     user_id, amount, items, status, sequence, stock, money, shipment, ending, reason = row[:10]

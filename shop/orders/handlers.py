@@ -6,8 +6,8 @@ from typing import get_args
 
 from eventkeel import Service, Transaction
 from shop.orders.api import app
-from shop.orders.book import move_on
-from shop.orders.events import OrderStatusChanged
+from shop.orders.book import is_heard, move_on
+from shop.orders.events import OrderCreated, OrderStatusChanged
 from shop.orders.process import Heard
 from shop.parts import schema_of
 
@@ -16,7 +16,10 @@ service = Service("orders", schema=schema_of("shop.orders"), http=app)
 
 @service.on(*get_args(Heard))
 async def follow(fact: Heard, tx: Transaction) -> None:
-    """An order from elsewhere, written past our API, begins its life here; one of ours has begun it already."""
+    """An order from elsewhere, written past our API, begins its life here; one of ours has begun it already, and is
+    left alone: taking its row would only be in the way of those who move it on."""
+    if isinstance(fact, OrderCreated) and await is_heard(fact.order_id, tx):
+        return
     await move_on(fact.order_id, fact, tx)
 
 
