@@ -30,8 +30,8 @@ insert into effects (who, line, step, handler) values
 
 PATIENT = Retry(attempts=4, first=1.0, in_place=())
 """No retries in place: the first failure parks."""
-STUBBORN = Retry(attempts=0, first=1.0, in_place=())
-"""The same, and it never gives up."""
+STUBBORN = Retry(attempts=0, first=60.0, in_place=())
+"""The same, and it never gives up; what waits does so until the test lets time pass."""
 
 
 class Noted(Event, topic="conformance_noted", key="who"):

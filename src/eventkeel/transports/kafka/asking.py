@@ -23,6 +23,8 @@ STORE = "eventkeel store "
 BOUND = "eventkeel group of store "
 """The same of a group that has settled nothing yet: its positions mean nothing."""
 _CREATION = 15.0
+_NEWS = 2.0
+"""Seconds that our own client may take to hear of a partition that a broker has described."""
 _OLDEST = 1.5
 """Seconds after which an answer goes without them."""
 _PAGE = 500
@@ -150,7 +152,7 @@ class Asking:
         self._check_owner(group, commits)
         read = {name for name, _ in commits} if declared is None else found.keys()
         places = [place for place in every if place[0] in read]
-        ends = await self._admin.ends(places)
+        ends = await self._known(places)
         settled = {place: commit.at for place, commit in commits.items() if not commit.words.startswith(BOUND)}
         behind = {place: settled.get(place) for place in places if settled.get(place, 0) < ends.get(place, 0)}
         times = await self._oldest(behind)
@@ -164,6 +166,16 @@ class Asking:
             )
             for name, number in places
         ]
+
+    async def _known(self, places: Sequence[Place], *, first: bool = False) -> dict[Place, int]:
+        """The ends of partitions that a broker has just described. One so new that our client has not heard of it is
+        asked for again: to say that nothing is there would be wrong."""
+        until = time.monotonic() + _NEWS
+        while True:
+            found = await self._admin.ends(places, first=first)
+            if len(found) == len(places) or time.monotonic() > until:
+                return found
+            await asyncio.sleep(0.05)
 
     def _check_owner(self, group: str, commits: Mapping[Place, Commit]) -> None:
         ours = self.stores.get(group)
@@ -232,9 +244,11 @@ class Asking:
         try:
             for number in range(found.partitions) if span.partition is None else (span.partition,):
                 place = (name, number)
-                end = (await self._admin.ends([place])).get(place, 0)
-                last = end if span.last is None else min(span.last, end)
-                at = max(span.first, (await self._admin.ends([place], first=True)).get(place, 0))
+                ends, firsts = await self._known([place]), await self._known([place], first=True)
+                if place not in ends or place not in firsts:
+                    raise BrokerUnavailable(f"{topic}/{number} on broker {self._options.name} has no leader yet")
+                last = ends[place] if span.last is None else min(span.last, ends[place])
+                at = max(span.first, firsts[place])
                 if at >= last:
                     continue
                 consumer.assign([TopicPartition(*place, at)])
