@@ -40,7 +40,8 @@ class Feed:
         self._hurry.set()
 
     async def listen(self) -> AsyncIterator[bytes]:
-        """Every state that differs from the one before; of several in between, the latest."""
+        """Every state that differs from the one before; of several in between, the latest. Where there is nothing to
+        see, why not."""
         self._listeners += 1
         if self._looking is None:
             self._looking = asyncio.create_task(self._keep_looking())
@@ -52,7 +53,7 @@ class Feed:
                         while self._number == seen:
                             await self._changed.wait()
                     seen = self._number
-                    yield b"event: state\ndata: %s\n\n" % self._latest
+                    yield self._latest
                 except TimeoutError:
                     yield b": still there\n\n"
         finally:
@@ -78,13 +79,13 @@ class Feed:
     async def _look_once(self) -> bool:
         """True: it looks different from before."""
         try:
-            state = encode(await asyncio.to_thread(self._look_alone))
-        except Unreadable:  # a database that is just being made, or does not answer: the next look will do
-            return False
-        if state == self._latest:
+            event = b"event: state\ndata: %s\n\n" % encode(await asyncio.to_thread(self._look_alone))
+        except Unreadable as error:  # a database that is just being made, or does not answer
+            event = b"event: trouble\ndata: %s\n\n" % encode(str(error))
+        if event == self._latest:
             return False
         async with self._changed:
-            self._latest = state
+            self._latest = event
             self._number += 1
             self._changed.notify_all()
         return True

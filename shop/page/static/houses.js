@@ -25,7 +25,7 @@ export function showHouses(services, happenings) {
 
 function create(service) {
   const kill = make("button", {
-    type: "button", class: "danger", "aria-label": `Kill ${service.name}`, onclick: () => murder(service.name),
+    type: "button", class: "danger", "aria-label": `kill -9 ${service.name}`, onclick: () => murder(service.name),
   }, "kill -9");
   return make("li", { class: "card house", "data-testid": `service-${service.name}` },
     make("h3", {}, make("span", { class: "light", role: "img" }), service.name),

@@ -29,9 +29,21 @@ function link(state, words) {
 
 whenBought({ one: follow, many: startRush });
 
-const feed = new EventSource("page/feed");
-feed.addEventListener("open", () => link("up", "live"));
-feed.addEventListener("error", () => link("down", "the shop is away"));
-feed.addEventListener("state", (event) => show(JSON.parse(event.data)));
-addEventListener("pagehide", () => feed.close());
-addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
+// Nobody has to look at the databases for a page that nobody sees.
+let feed = null;
+function listen() {
+  feed?.close();
+  feed = null;
+  if (document.hidden) return;
+  feed = new EventSource("page/feed");
+  feed.addEventListener("error", () => link("down", "the shop is away"));
+  feed.addEventListener("trouble", (event) => link("down", `cannot be read: ${JSON.parse(event.data)}`));
+  feed.addEventListener("state", (event) => {
+    link("up", "live");
+    show(JSON.parse(event.data));
+  });
+}
+document.addEventListener("visibilitychange", listen);
+addEventListener("pagehide", () => feed?.close());
+addEventListener("pageshow", (event) => { if (event.persisted) listen(); });
+listen();

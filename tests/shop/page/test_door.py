@@ -177,7 +177,7 @@ async def test_nobody_looks_while_nobody_listens() -> None:
     assert looks == seen
 
 
-async def test_a_database_that_is_not_there_yet_is_looked_for_again() -> None:
+async def test_a_database_that_cannot_be_read_is_said_and_looked_for_again() -> None:
     answers: list[Unreadable | dict[str, Any]] = [{"orders": 1}, Unreadable("no such table")]
 
     def look() -> dict[str, Any]:
@@ -187,6 +187,7 @@ async def test_a_database_that_is_not_there_yet_is_looked_for_again() -> None:
         return answer
 
     listener = Feed(look).listen()
+    assert await anext(listener) == b'event: trouble\ndata: "no such table"\n\n'
     assert await anext(listener) == b'event: state\ndata: {"orders":1}\n\n'
     await listener.aclose()  # type: ignore[attr-defined]
 

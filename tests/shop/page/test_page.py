@@ -93,7 +93,7 @@ def test_a_hundred_buyers_get_exactly_the_ten_prints_that_there_are(visit: Visit
 def test_an_order_finishes_though_payments_is_killed(visit: Visit) -> None:
     card = visit.page.get_by_test_id("service-payments")
     pids = card.locator(".pids").inner_text()
-    card.get_by_role("button", name="Kill payments").click()
+    card.get_by_role("button", name="kill -9 payments").click()
     visit.buy("Desk lamp")
     expect(visit.page.get_by_test_id("happened")).to_contain_text("payments is back", timeout=20_000)
     expect(card).to_have_attribute("data-light", "back")
@@ -103,7 +103,7 @@ def test_an_order_finishes_though_payments_is_killed(visit: Visit) -> None:
 
 
 def test_an_order_is_taken_though_orders_itself_is_killed(visit: Visit) -> None:
-    visit.page.get_by_role("button", name="Kill orders").click()
+    visit.page.get_by_role("button", name="kill -9 orders").click()
     visit.buy("Mug")
     visit.reaches("confirmed", seconds=60)
 

@@ -31,7 +31,7 @@ def test_on_kafka_and_postgresql_an_order_finishes_though_payments_is_killed(
 ) -> None:
     visit = Visit(browser, on_servers.url)
     card = visit.page.get_by_test_id("service-payments")
-    card.get_by_role("button", name="Kill payments").click()
+    card.get_by_role("button", name="kill -9 payments").click()
     visit.buy("Mug")
     expect(visit.page.get_by_test_id("happened")).to_contain_text("payments is back", timeout=30_000)
     visit.reaches("confirmed", seconds=90)
