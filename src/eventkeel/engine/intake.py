@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from uuid import UUID, uuid5
 
 from eventkeel import codec
@@ -126,8 +127,7 @@ class Intake(Part):
             )
 
     def _put_refusal(self, delivery: Delivery, share: Share, now: float, refusal: Refusal, type: str) -> None:
-        place = f"{share.incarnation}/{delivery.slice}/{delivery.position}"
-        event_id = uuid5(PLACE, place).bytes
+        event_id = uuid5(PLACE, _place(delivery, share)).bytes
         for observer in self.context.observers:
             observer.received(tell(delivery, event_id, type, 1, ""))
         key = delivery.key or event_id
@@ -141,6 +141,15 @@ class Intake(Part):
         self._ownership.passed_over(share)
         for observer in self.context.observers:
             observer.done(tell(delivery, PLACE.bytes, type, 1, ""), "ignored", 0.0)
+
+
+def _place(delivery: Delivery, share: Share) -> str:
+    """What tells an undecodable message from any other: where it lies, or what it is where it lies nowhere for long."""
+    if not share.each:
+        return f"{share.incarnation}/{delivery.slice}/{delivery.position}"
+    content = blake2b(delivery.headers.packed, digest_size=32)
+    content.update(delivery.body or b"")
+    return f"{delivery.slice.topic}/{(delivery.key or b'').hex()}/{content.hexdigest()}"
 
 
 def _claimed_type(delivery: Delivery) -> str:

@@ -141,6 +141,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._sorter = wire.Sorter(self._method, self._content)
         self._started = self._loop.create_future()
+        self._shut = asyncio.Event()
         self._zero = Channel(self, 0)
         self._channels: dict[int, Channel] = {0: self._zero}
         self._free: list[int] = []
@@ -214,7 +215,15 @@ class Connection(asyncio.Protocol):
             with contextlib.suppress(BrokerUnavailable, ChannelClosed):
                 bye = commands.Connection.Close(200, "", 0, 0)
                 await self._zero.ask(bye, commands.Connection.CloseOk, max(0.05, deadline))
-        self.abort("closed")
+        await self.end("closed")
+
+    async def end(self, reason: str) -> None:
+        """``abort``, and returns when the socket is closed."""
+        self.abort(reason)
+        if self._transport is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self._shut.wait()
 
     def abort(self, reason: str) -> None:
         """End it now."""
@@ -331,6 +340,7 @@ class Connection(asyncio.Protocol):
             self.abort(f"it does not speak AMQP 0-9-1: {error}")
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._shut.set()
         self.abort(str(error) if error else "the broker closed it")
 
     def pause_writing(self) -> None:
@@ -394,10 +404,10 @@ async def connect(options: Options, purpose: str) -> Connection:
             return connection
         except BrokerUnavailable as error:
             trouble = error
+            await connection.end("not opened")
         except BaseException:
-            connection.abort("not opened")
+            await connection.end("not opened")
             raise
-        connection.abort("not opened")
     raise trouble
 
 
@@ -411,7 +421,7 @@ class Line:
         self._failures = 0
         self._not_before = 0.0
         self._trouble = ""
-        self._closed = False
+        self._over = asyncio.Event()
         self.on_lost: Callable[[str], None] = lambda reason: None
 
     @property
@@ -425,7 +435,7 @@ class Line:
         async with self._lock:
             if (connection := self.connection) is not None:
                 return connection
-            if self._closed:
+            if self._over.is_set():
                 raise BrokerUnavailable(f"broker {self._options.name} is not open")
             now = asyncio.get_running_loop().time()
             if now < self._not_before:
@@ -439,6 +449,9 @@ class Line:
                 self._not_before = asyncio.get_running_loop().time() + pause
                 raise
             self._failures = 0
+            if self._over.is_set():  # while we were being let in
+                await connection.end("closed")
+                raise BrokerUnavailable(f"broker {self._options.name} is not open")
             self._connection = connection
             connection.on_lost = self._lost
             return connection
@@ -447,6 +460,6 @@ class Line:
         self.on_lost(reason)
 
     async def close(self, deadline: float) -> None:
-        self._closed = True
+        self._over.set()
         if self._connection is not None:
             await self._connection.close(deadline)
