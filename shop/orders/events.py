@@ -9,6 +9,7 @@ import msgspec
 
 from eventkeel import Event
 from shop.names import check_name
+from shop.protos import protobuf
 
 HIGHEST = Decimal(1_000_000_000)
 """Amounts are below this: a bound of the business, and 11 digits, which every database keeps exactly."""
@@ -30,7 +31,14 @@ class Item(msgspec.Struct, frozen=True, order=True):
 
 
 class OrderCreated(
-    Event, topic="order_events", key="order_id", identity="order_id", accept="plain", omit_defaults=True
+    Event,
+    topic="order_events",
+    key="order_id",
+    identity="order_id",
+    accept="plain",
+    omit_defaults=True,
+    protobuf=protobuf("order_events", "OrderCreated"),
+    content="json",
 ):
     """An order was accepted. Plain JSON fields, so that a program that knows just the first three can
     write and read them; two with the same order_id are the same fact."""
