@@ -35,6 +35,7 @@ from shop.page.feed import Feed
 from shop.page.forward import forward
 from shop.page.guard import Guard
 from shop.page.looking import Looker
+from shop.page.streams import until
 from shop.page.switches import Switches
 from shop.problems import HANDLERS, Problem, json_response
 from shop.running import HOST, Street
@@ -68,6 +69,7 @@ class Page:
     def __init__(self, street: Street, looker: Looker, switches: Switches) -> None:
         self._street, self._looker, self._switches = street, looker, switches
         self._provider = "normal"
+        self._over = asyncio.Event()
         self._by_hand = ByHand()
         self._feed = Feed(self._look, looker.pace)
         self.app = Starlette(
@@ -105,13 +107,13 @@ class Page:
 
     async def _tell(self, request: Request) -> Response:
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
-        return StreamingResponse(self._feed.listen(), media_type="text/event-stream", headers=headers)
+        return StreamingResponse(until(self._over, self._feed.listen()), 200, headers, "text/event-stream")
 
     async def _hand_on(self, request: Request) -> Response:
-        answer = await forward(request, HOST, self._street.orders, "orders")
+        status, headers, body = await forward(request, HOST, self._street.orders, "orders")
         if request.method == "POST":
             self._feed.hurry()
-        return answer
+        return StreamingResponse(until(self._over, body), status, headers)
 
     async def _rush(self, request: Request) -> Response:
         wish = decode(await read_body(request), Rush, "a rush")
@@ -167,6 +169,10 @@ class Page:
             raise Problem(409, "it runs already; its outcome is here in a few seconds")
         self._feed.hurry()
         return json_response({"running": True}, 202)
+
+    def hang_up(self) -> None:
+        """End every stream; in the loop that serves them."""
+        self._over.set()
 
     def close(self) -> None:
         """End what it has started."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import msgspec
@@ -39,7 +39,7 @@ class Feed:
         """Something was just done: look now."""
         self._hurry.set()
 
-    async def listen(self) -> AsyncIterator[bytes]:
+    async def listen(self) -> AsyncGenerator[bytes]:
         """Every state that differs from the one before; of several in between, the latest. Where there is nothing to
         see, why not."""
         self._listeners += 1

@@ -6,11 +6,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from typing import NamedTuple
 from urllib.parse import quote
 
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
 
 from shop.bodies import read_body
 from shop.problems import Problem
@@ -26,7 +26,15 @@ BACK_SOON = b"retry: 300\n\n"
 """Tells a browser how soon (ms) to come back to a stream that broke off."""
 
 
-async def forward(request: Request, host: str, port: int, what: str) -> Response:
+class Answer(NamedTuple):
+    """What the service says; its body as it comes."""
+
+    status: int
+    headers: dict[str, str]
+    body: AsyncGenerator[bytes]
+
+
+async def forward(request: Request, host: str, port: int, what: str) -> Answer:
     """``what``: the service, for the error. Where it does not answer it is asked again for a while, if asking twice is
     asking once: a service that was just killed is back soon. Raises Problem."""
     body = await read_body(request)
@@ -41,7 +49,7 @@ async def forward(request: Request, host: str, port: int, what: str) -> Response
         await asyncio.sleep(PAUSE)
 
 
-async def _ask(request: Request, body: bytes, host: str, port: int) -> Response:
+async def _ask(request: Request, body: bytes, host: str, port: int) -> Answer:
     async with asyncio.timeout(SILENCE):
         reader, writer = await asyncio.open_connection(host, port, limit=LARGEST_HEAD)
         try:
@@ -53,7 +61,7 @@ async def _ask(request: Request, body: bytes, host: str, port: int) -> Response:
             raise
     heard = {name: headers[name] for name in HEARD if name in headers}
     first = BACK_SOON if heard.get("content-type", "").startswith("text/event-stream") else b""
-    return StreamingResponse(_body(first, reader, writer), status, heard)
+    return Answer(status, heard, _body(first, reader, writer))
 
 
 def _head(request: Request, host: str, length: int) -> bytes:
@@ -69,7 +77,7 @@ def _read_head(head: bytes) -> tuple[int, dict[str, str]]:
     return int(first.split(" ")[1]), {name.strip().lower(): value.strip() for name, _, value in pairs}
 
 
-async def _body(first: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> AsyncIterator[bytes]:
+async def _body(first: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> AsyncGenerator[bytes]:
     try:
         yield first
         with contextlib.suppress(OSError):  # a service that dies in the middle ends the answer

@@ -20,6 +20,11 @@ PATIENCE = 10.0
 
 
 class _Server(uvicorn.Server):
+    def __init__(self, page: Page, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._page = page
+        self.up = threading.Event()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Signals are the shop's."""
@@ -29,9 +34,9 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)  # type: ignore[arg-type]
         self.up.set()
 
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.up = threading.Event()
+    async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        self._page.hang_up()
+        await super().shutdown(sockets)  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager
@@ -41,7 +46,7 @@ def serving(place: Place, street: Street, roll: Roll, wanted_port: int) -> Itera
     looker, switches = Looker(place, roll), Switches(place, street, roll)
     page = Page(street, looker, switches)
     config = uvicorn.Config(page.app, host=HOST, port=port, log_level="error", timeout_graceful_shutdown=1)
-    server = _Server(config)
+    server = _Server(page, config)
     thread = threading.Thread(target=server.run, name="page", daemon=True)
     thread.start()
     if not server.up.wait(PATIENCE):

@@ -46,6 +46,7 @@ def running(*options: str) -> Iterator[Shop]:
             finally:
                 process.kill()
         assert code == 0, said.read_text()
+        assert "Traceback" not in said.read_text(), said.read_text()
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
 import httpx2
@@ -12,7 +12,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from shop.databases import Unreadable
@@ -20,6 +20,7 @@ from shop.page import forward as forwarding
 from shop.page.feed import Feed
 from shop.page.forward import forward
 from shop.page.guard import Guard
+from shop.page.streams import until
 from shop.problems import HANDLERS
 
 HOST = "127.0.0.1"
@@ -111,7 +112,8 @@ async def service(answer: bytes) -> AsyncIterator[tuple[int, list[bytes], Callab
 
 def front(port: int) -> Starlette:
     async def on(request: Request) -> Response:
-        return await forward(request, HOST, port, "orders")
+        status, headers, body = await forward(request, HOST, port, "orders")
+        return StreamingResponse(body, status, headers)
 
     return Starlette(routes=[Route("/{path:path}", on, methods=["GET", "POST"])], exception_handlers=HANDLERS)
 
@@ -169,7 +171,7 @@ async def test_nobody_looks_while_nobody_listens() -> None:
     assert looks == 0
     listener = feed.listen()
     assert await anext(listener) == b'event: state\ndata: {"looks":1}\n\n'
-    await listener.aclose()  # type: ignore[attr-defined]
+    await listener.aclose()
     seen = looks
     feed.hurry()
     for _ in range(20):
@@ -189,12 +191,40 @@ async def test_a_database_that_cannot_be_read_is_said_and_looked_for_again() -> 
     listener = Feed(look).listen()
     assert await anext(listener) == b'event: trouble\ndata: "no such table"\n\n'
     assert await anext(listener) == b'event: state\ndata: {"orders":1}\n\n'
-    await listener.aclose()  # type: ignore[attr-defined]
+    await listener.aclose()
 
 
 async def test_who_comes_later_is_told_how_it_stands() -> None:
     feed = Feed(lambda: {"same": True})
     first, second = feed.listen(), feed.listen()
     assert await anext(first) == await anext(second) == b'event: state\ndata: {"same":true}\n\n'
-    await first.aclose()  # type: ignore[attr-defined]
-    await second.aclose()  # type: ignore[attr-defined]
+    await first.aclose()
+    await second.aclose()
+
+
+async def test_a_stream_ends_when_the_page_does() -> None:
+    over, closed = asyncio.Event(), asyncio.Event()
+
+    async def stream() -> AsyncGenerator[int]:
+        try:
+            yield 1
+            await asyncio.Event().wait()
+        finally:
+            closed.set()
+
+    told = until(over, stream())
+    assert await anext(told) == 1
+    following = asyncio.ensure_future(anext(told, None))
+    await asyncio.sleep(0)
+    over.set()
+    async with asyncio.timeout(5):
+        assert await following is None
+    assert closed.is_set()
+
+
+async def test_a_stream_that_ends_by_itself_ends() -> None:
+    async def stream() -> AsyncGenerator[int]:
+        yield 1
+        yield 2
+
+    assert [each async for each in until(asyncio.Event(), stream())] == [1, 2]

@@ -9,7 +9,7 @@ from contextlib import closing
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.shop.page.conftest import Shop, Visit
+from tests.shop.page.conftest import Shop, Visit, running
 
 pytestmark = pytest.mark.slow
 
@@ -163,3 +163,10 @@ def test_at_the_end_of_all_this_the_ledger_is_green(visit: Visit) -> None:
     expect(visit.page.get_by_test_id("verdict")).to_have_text("The ledger balances")
     for name in ("lost", "done twice", "out of order"):
         expect(visit.page.get_by_test_id(f"check-{name}")).to_have_text(re.compile(rf"^0 {name}$"))
+
+
+def test_the_shop_stops_quietly_under_a_page_that_is_open(browser: Browser) -> None:
+    with running() as shop:
+        visit = Visit(browser, shop.url)
+    expect(visit.page.locator("#link")).to_have_text("the shop is away")
+    visit.close()
