@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
 
 from pamqp import commands
 
@@ -34,6 +35,12 @@ class Flow:
         self.paused = False
         self.settled = 0
         self.idle_since = 0.0
+        self.proof = ""
+        """A marker of ours that was put behind everything else, where nothing more is published into the queue."""
+        self.last = False
+        """It has come: so has all that lay before it, and what another consumer had to give back."""
+        self.proved: Callable[[], None] = lambda: None
+        """Called then."""
         self._arrived = arrived
         self._channel: Channel | None = None
 
@@ -67,6 +74,12 @@ class Flow:
 
     def _content(self, method: bytes, header: bytes, body: bytes) -> None:
         got = wire.delivered(method, header)
+        if got.marker and not body:
+            if got.marker == self.proof and self._channel is not None:
+                self._channel.connection.write(wire.ack(self._channel.number, got.tag, False))
+                self.last = True
+                self.proved()
+            return  # another one's goes back with this channel, to whoever waits for it
         delivery = Delivery(self.slice, got.tag - 1, got.key, got.headers, body, got.time)
         self._keep(delivery, len(body) + len(header))
 
@@ -144,9 +157,12 @@ class HistoryFlow(Flow):
         slice: Slice,
         stream: str,
         first: int | None,
+        since: float,
         arrived: Callable[[Flow, int], None],
         ended: Callable[[], None],
     ) -> None:
+        """``since``: Unix seconds. A stream forgets by whole segments, so that a quiet one keeps what is older than its
+        age; but the inbox does not, and would take it for new."""
         super().__init__(slice, stream, arrived)
         self.incarnation = stream
         self.marker = os.urandom(8).hex()
@@ -154,11 +170,11 @@ class HistoryFlow(Flow):
         """Where our marker lies: nothing behind it is wanted."""
         self.fills: list[Generation] = []
         """The generations that begin with it."""
-        self._first, self._tags = first, dict[int, int]()
+        self._first, self._since, self._tags = first, since, dict[int, int]()
         self._ended = ended
 
     def _consume(self) -> commands.Basic.Consume:
-        offset = "first" if self._first is None else self._first
+        offset = datetime.fromtimestamp(self._since, UTC)
         return commands.Basic.Consume(queue=self.queue, consumer_tag=TAG, arguments={"x-stream-offset": offset})
 
     def _content(self, method: bytes, header: bytes, body: bytes) -> None:

@@ -171,6 +171,8 @@ class Publisher:
 
     async def _start(self, run: _Wave, heads: list[int], channel: Channel, missing: set[str]) -> None:
         for start in range(0, len(heads), _CHUNK):
+            if channel.closed is not None:  # while we waited: what is written now would count for another channel
+                raise channel.closed
             for index in heads[start : start + _CHUNK]:
                 refusal = self._refusal(run.messages[index], missing)
                 if refusal is None:

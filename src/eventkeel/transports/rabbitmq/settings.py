@@ -23,6 +23,7 @@ CATCH_UP = 15.0
 
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]@/]+)(?::(\d{1,5}))?")
 _AGE = re.compile(r"[1-9]\d*[YMDhms]")
+_UNITS = {"Y": 365 * 86400, "M": 30 * 86400, "D": 86400, "h": 3600, "m": 60, "s": 1}
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +59,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         hosts = ",".join(f"{host}:{port}" for host, port in self.hosts)
         vhost = "" if self.vhost == "/" else f"/{self.vhost}"
         return f"amqp{'s' if self.secure else ''}://{hosts}{vhost}"
+
+    @property
+    def history_age(self) -> float:
+        """``history`` in seconds."""
+        return float(int(self.history[:-1]) * _UNITS[self.history[-1]])
 
     def context(self) -> ssl.SSLContext | None:
         """How to encrypt. Raises ConfigurationError where a file cannot be read."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from collections import deque
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
@@ -129,7 +130,9 @@ class RabbitSubscription:
         if slice.generation == HISTORY:
             first = None if at is None else at.at
             stream = options.history_of(slice.topic)
-            flow: Flow = HistoryFlow(slice, stream, first, self._arrived, lambda: self._history_went_on(slice))
+            fills = self._transport.registry.state.unfilled(self.group, slice.topic)
+            since = min((generation.at for generation in fills), default=now()) - options.history_age
+            flow: Flow = HistoryFlow(slice, stream, first, since, self._arrived, lambda: self._history_went_on(slice))
             marking = self._mark(flow)
             self._markers[slice] = asyncio.create_task(marking, name=f"rabbitmq {self.group} marker")
         else:
@@ -251,6 +254,14 @@ class RabbitSubscription:
                 if generation.waits_for_past:
                     self._say(Record("filled", group=self.group, topic=slice.topic, generation=generation.number))
 
+    def _go_further(self, slice: Slice) -> None:
+        """Somebody has asked for another generation meanwhile: its past ends behind our marker."""
+        flow = self.flows.get(slice)
+        if not isinstance(flow, HistoryFlow) or not flow.finished or any(each.waits_for_past for each in flow.fills):
+            return
+        if self._transport.registry.state.unfilled(self.group, slice.topic):
+            self._lose(slice)
+
     def _say(self, record: Record) -> None:
         """Tell everybody, beside what is going on. What fails is said again at the next look."""
 
@@ -290,6 +301,7 @@ class RabbitSubscription:
         self._changed()
         for slice in tuple(self.flows):
             self._history_went_on(slice)
+            self._go_further(slice)
         for topic in self.topics:
             await self._drain(topic)
         for flow in tuple(self.flows.values()):
@@ -312,15 +324,35 @@ class RabbitSubscription:
         if now() < newest.at + self._transport.options.catch_up:
             return
         for shard in set(range(generation.shards)) - generation.drained:
-            flow = self.flows.get(Slice(topic, shard, generation.number))
             queue = self._transport.options.queue(self.group, topic, generation.number, shard)
             ready = await self._ready_in(queue)
-            if ready is None or (ready == 0 and flow is not None and flow.idle):
-                await self._transport.registry.append(
-                    Record("drained", group=self.group, topic=topic, generation=generation.number, shard=shard)
-                )
+            if ready is None:
+                await self._transport.registry.sync()  # it may have been drained and removed, elsewhere
+                if shard in generation.drained:
+                    continue
+                if not any(each.past for each in state.waiting(self.group, topic) if each is not generation):
+                    self._stop(self._transport.declarer.lost_queue(self.group, topic, queue))
+                    return
+            elif not await self._is_drained(Slice(topic, shard, generation.number), ready):
+                continue
+            await self._transport.registry.append(
+                Record("drained", group=self.group, topic=topic, generation=generation.number, shard=shard)
+            )
         if len(generation.drained) >= generation.shards:
             await self._transport.declarer.remove(self.group, topic, generation)
+
+    async def _is_drained(self, slice: Slice, ready: int) -> bool:
+        """Nothing is ready, and nothing is out: neither with us, nor with a process that lost its lease and lives, nor
+        on its way to us. A queue does not tell; but what we put in last comes to its one consumer last."""
+        flow = self.flows.get(slice)
+        if flow is None or ready or not flow.idle:
+            return False
+        if not flow.proof:
+            flow.proof, flow.proved = os.urandom(8).hex(), self._look_now.set
+            message = to_queue(flow.queue, Headers([(wire.MARKER, flow.proof.encode())]), b"")
+            if not isinstance((await self._transport.publisher.publish([message], ANSWER))[0], Sent):
+                flow.proof = ""  # the next look tries again
+        return flow.last and flow.idle
 
     def _wake_up(self, flow: Flow) -> None:
         """A consumer that gets nothing while its queue has something is built anew."""

@@ -337,12 +337,12 @@ class Declarer:
             if not missing:
                 missing = await self._lost_bindings(group, topic, generation)
             if missing:
-                return (
-                    f"group {group!r}, topic {topic!r}: {missing}. Messages for it may be missing, and keys would move "
-                    f"to other queues; give the group a new generation, which fills the gap from the topic's history: "
-                    f"{refill_command(group, topic)}"
-                )
+                return _damage(group, topic, missing)
         return ""
+
+    def lost_queue(self, group: str, topic: str, queue: str) -> str:
+        """What there is to say where an older generation's queue went before it was drained."""
+        return _damage(group, topic, f"queue {queue!r} is gone from broker {self._options.name}")
 
     async def _lost_queues(self, group: str, topic: str, generation: Generation) -> str:
         connection = await self._line.get()
@@ -372,6 +372,14 @@ class Declarer:
         if extra:
             return f"exchange {name!r} has a binding that does not belong to it, to {extra[0][1]!r}"
         return ""
+
+
+def _damage(group: str, topic: str, missing: str) -> str:
+    return (
+        f"group {group!r}, topic {topic!r}: {missing}. Messages for it may be missing, and keys would move to other "
+        "queues; give the group a new generation, which fills the gap from the topic's history: "
+        f"{refill_command(group, topic)}"
+    )
 
 
 def slices_of(state: State, group: str, topic: str) -> list[Slice]:
