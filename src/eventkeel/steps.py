@@ -58,6 +58,10 @@ class Run(Protocol):
         """It was run; the result is not journalled yet."""
         ...
 
+    def failed(self, step: str) -> None:
+        """It was not run to its end: its name is free again."""
+        ...
+
     def record(self, unit: Unit, step: str, result: bytes) -> Program[bytes]:
         """Journal the result; the one that counts."""
         ...
@@ -120,7 +124,11 @@ class Steps(_Base):
         result = _Result(step, call, result_type)
         known = await self._short(lambda unit: self._run.start(unit, step))
         if known is None:
-            made = await _awaited(call, args, kwargs)
+            try:
+                made = await _awaited(call, args, kwargs)
+            except BaseException:
+                self._run.failed(step)
+                raise
             self._run.called(step)
             body = result.encode(made)
             known = await self._short(lambda unit: self._run.record(unit, step, body))
@@ -188,7 +196,11 @@ class SyncSteps(_Base):
         result = _Result(step, call, result_type)
         known = self._short(lambda unit: self._run.start(unit, step))
         if known is None:
-            made = call(*args, **kwargs)
+            try:
+                made = call(*args, **kwargs)
+            except BaseException:
+                self._run.failed(step)
+                raise
             self._run.called(step)
             body = result.encode(made)
             known = self._short(lambda unit: self._run.record(unit, step, body))

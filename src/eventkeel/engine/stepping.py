@@ -140,6 +140,7 @@ class Stepping:
         self.unit, self._deadline, self._journalled = unit, deadline, journalled
         self.scope = context.scope(unit, [work], consumer.name)
         self._used: set[str] = set()
+        """Names of steps that were run, or run now: two calls at once with one key would be one for the third party."""
         self._stage: Literal["steps", "open", "over"] = "steps"
         self._outcome: Claimed | None = None
         self._failure: BaseException | None = None
@@ -205,11 +206,11 @@ class Stepping:
                 f"{self._consumer.name}: step {step!r} was run before in this handler, and would only give its result "
                 f'again. Give each call a name of its own, such as f"{step}-{{number}}"'
             )
+        self._used.add(step)
         known = self._journalled.get(step)
         if known is None:
             known = (yield from self._whole(unit, self._started(unit))).get(step)
         if known is not None:
-            self._used.add(step)
             return known
         point("steps.before_call")
         return None
@@ -222,10 +223,12 @@ class Stepping:
         self._deadline.begun()
         point("steps.called")
 
+    def failed(self, step: str) -> None:
+        self._used.discard(step)
+
     def record(self, unit: Unit, step: str, result: bytes) -> Program[bytes]:
         self._go_on(f"the result of step {step!r}")
         kept = yield from self._whole(unit, self._recorded(unit, step, result))
-        self._used.add(step)
         point("steps.journalled")
         return kept
 
