@@ -7,11 +7,14 @@ import os
 import random
 import resource
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
 
 from eventkeel import Delivery, Retry, Service, Transaction
+from eventkeel.errors import StoreUnavailable
+from eventkeel.ports.store import Head
 from eventkeel.stores.sqlite import SQLiteCatalogue, SQLiteStore
 from eventkeel.testing.harness import harness
 from tests.observing import Recorder
@@ -218,3 +221,47 @@ async def test_a_stray_cancellation_does_not_end_a_part() -> None:
         await app.until_quiet()
         assert await app.rows(STEPS, {"customer": "c"}) == [(0,)]
         assert len(seen.troubles) == 2
+
+
+async def test_a_head_whose_outcome_could_not_be_stored_has_killed_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Taken over from another process, it is counted once by one that lives, however often the database goes away."""
+    service, tries = Service("patient", schema=SCHEMA, retry=Retry(in_place=(), first=1.0)), 0
+
+    @service.on(Noted)
+    async def note(noted: Noted, tx: Transaction) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise ValueError("not yet")
+        tx.write("insert into steps (customer, step) values (:customer, :step)", noted)
+
+    async with harness(service) as app:
+        store, leased = app.runtime.store, app.runtime.store.due
+        away = 6
+
+        async def due(*args: Any, **options: Any) -> list[Head]:
+            return [Head(head.lease, head.held, head.until, suspect=True) for head in await leased(*args, **options)]
+
+        unit = type(store.unit())
+        finish = unit.finish_head
+
+        def lost(self: Any, *args: Any) -> Any:
+            nonlocal away
+            if tries > 0 and away:
+                away -= 1
+                raise StoreUnavailable("gone")
+            return (yield from finish(self, *args))
+
+        monkeypatch.setattr(store, "due", due)
+        monkeypatch.setattr(unit, "finish_head", lost)
+        await app.publish(Noted(customer="c", step=1))
+        for _ in range(12):
+            await app.until_quiet(retries=False)
+            app.clock.advance(100)
+            assert app.runtime.due is not None
+            app.runtime.due.wake()
+            await asyncio.sleep(0.01)
+        await app.until_quiet()
+        assert away == 0
+        assert await app.rows("select reason from eventkeel_held") == []
+        assert await app.rows("select step from steps") == [(1,)]

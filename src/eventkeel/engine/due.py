@@ -61,6 +61,8 @@ class Due(Part):
         self._calls: set[asyncio.Task[None]] = set()
         self._ttl = context.numbers.deadline + 2 * context.numbers.lease
         self._busy = False
+        self._counted: set[tuple[str, bytes]] = set()
+        """Suspect heads whose start this process has counted."""
         self._runner = Runner(context.service)
 
     @property
@@ -173,9 +175,9 @@ class Due(Part):
                 async with context.quarantine.ordinary():
                     return await self._run_consumer(unit, head, consumer, runner)
             async with context.quarantine.suspect():
-                if await self._kills(unit, head):
-                    return None
-                return await self._run_consumer(unit, head, consumer, runner)
+                gone = None if await self._kills(unit, head) else await self._run_consumer(unit, head, consumer, runner)
+            self._counted.discard((head.lease.consumer, head.held.event_id))  # its outcome is stored
+            return gone
         except GateLost:
             for observer in context.observers:
                 observer.fenced(head.held.slice)
@@ -193,6 +195,9 @@ class Due(Part):
     async def _kills(self, unit: Unit, head: Head) -> bool:
         """A head whose last process died is counted before it runs; after three deaths it is a dead letter."""
         held, name, now = head.held, head.lease.consumer, self.context.clock.now()
+        if (name, held.event_id) in self._counted:
+            return False  # counted by this very process, which lives: an outcome that could not be stored is no death
+        self._counted.add((name, held.event_id))
         starts = await drive(whole(unit, unit.mark_attempt(name, held.event_id, now)), unit.connection)
         if starts <= DEATHS:
             return False

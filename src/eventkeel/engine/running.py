@@ -84,9 +84,12 @@ class Runner:
             self._thread = None
 
     def _give_up(self, unit: Unit, scope: Scope) -> None:
-        """The thread may be stuck in user code: it keeps neither the transaction nor a working connection."""
-        scope.close()
+        """The thread may be stuck in user code: it keeps neither the transaction nor a working connection.
+
+        The connection first: a thread that is about to append and commit must find it closed before what it appends
+        is dropped, or it would commit the effect without its events."""
         unit.close(discard=True)
+        scope.close()
         self.close()
 
     def _own_thread(self) -> concurrent.futures.ThreadPoolExecutor:

@@ -240,9 +240,12 @@ class Stepping:
     def ask(self, unit: Unit, sql: str, params: Params) -> Program[list[Row]]:
         self._go_on("a read")
         statement = self._context.store.prepare(sql, params)
-        yield from unit.begin(speculative=False)
         try:
+            yield from unit.begin(speculative=False)
             rows: list[Row] = (yield statement).rows
+        except StoreUnavailable as error:
+            self.scope.unavailable = error  # of this service's own database: no fault of the handler's
+            raise
         finally:
             yield from unit.rollback()  # whatever it was, it only reads
         return rows
