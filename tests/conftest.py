@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests import browser as a_browser
-from tests import servers
+from tests import lanes, servers
 from tests.browser import browser, chromium
 from tests.servers import (
     database,
@@ -44,3 +44,4 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     servers.mark(items)
     a_browser.mark(items)
+    lanes.mark(items)
