@@ -1,4 +1,4 @@
-"""Which slow tests may share the machine: those that count, and kill nothing that others use or time nothing closely."""
+"""Which slow tests may share the machine: those that count, kill nothing that others use, and time nothing closely."""
 
 from __future__ import annotations
 
