@@ -255,7 +255,11 @@ def main() -> None:
     before, began = machine_speed(), time.time()
     with servers(options.broker, options.store) as where:
         figures = compare(where, chosen, options, say)
-        parts = {each.name: look(where, each, options, say) for each in chosen if each.name in (OURS_500, OURS_BULK, OURS_ONE)}
+        parts = {
+            each.name: look(where, each, options, say)
+            for each in chosen
+            if each.name in (OURS_500, OURS_BULK, OURS_ONE)
+        }
     say()
     for each in figures.values():
         say(each)

@@ -91,7 +91,9 @@ def test_an_event_is_the_same_in_both_modes_and_another_from_another_source() ->
 
 @MODES
 def test_an_id_that_is_a_uuid_stays_as_it_is(write: Write) -> None:
-    assert codec.decode(delivered("note_events", write(event({"note_id": "1", "text": "t"}, id=str(ID))))).id == ID.bytes
+    assert (
+        codec.decode(delivered("note_events", write(event({"note_id": "1", "text": "t"}, id=str(ID))))).id == ID.bytes
+    )
 
 
 @MODES

@@ -59,11 +59,7 @@ def read(headers: Headers, body: bytes) -> Envelope:
     """
     pairs = headers.pairs
     found = dict(pairs)
-    if (
-        not _OURS.issuperset(found)
-        or len(found) != len(pairs)
-        or len(b"".join(found.values())) > _SHORT_VALUE
-    ):
+    if not _OURS.issuperset(found) or len(found) != len(pairs) or len(b"".join(found.values())) > _SHORT_VALUE:
         found = _sorted_out(pairs)
     content_type = found.get("content-type", b"")
     if content_type[:23].lower() == b"application/cloudevents":
