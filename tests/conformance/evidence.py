@@ -87,6 +87,7 @@ def missing() -> list[str]:
     return gone
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m scenario is looked at
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     of: dict[str, list[Proof]] = {}
     for proof in PROOFS:

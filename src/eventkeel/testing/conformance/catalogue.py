@@ -162,7 +162,7 @@ SCENARIOS = (
     Scenario("X2", "Duplicates and old messages come between new ones; an acknowledgement is lost after success"),
     Scenario("X3", "A relay wakes up after its lease: it repeats, and removes nothing"),
     Scenario("X4", "Transactions commit out of order beside a long idle one: nothing is skipped"),
-    Scenario("X4b", "A database that was restored without its group stops, and names the choices"),
+    Scenario("X4b", "A database that is not the group's own, such as a new one, is refused at the start"),
     Scenario("X5", "A batch is cut by a stop or by its time: only what was handled is settled"),
     Scenario("X6", "Order of a key through redelivery, retries, death and redrive, also while it still waits"),
     Scenario("X7", "A dead letter outlives the inbox, and its redrive takes effect once"),
