@@ -40,6 +40,7 @@ class TestSQLiteAndPostgres(Pair):
 
 @pytest.mark.servers
 @pytest.mark.slow
+@pytest.mark.thorough
 class TestKafkaAndSQLite(Pair):
     broker, store = "kafka", "sqlite"
 
@@ -52,6 +53,7 @@ class TestKafkaAndPostgres(Pair):
 
 @pytest.mark.servers
 @pytest.mark.slow
+@pytest.mark.thorough
 class TestRabbitMQAndSQLite(Pair):
     broker, store = "rabbitmq", "sqlite"
 

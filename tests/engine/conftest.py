@@ -1,4 +1,4 @@
-"""Each test of the engine runs on SQLite, on PostgreSQL, and (slowly) on Kafka or RabbitMQ with PostgreSQL."""
+"""Each test of the engine runs on SQLite, on PostgreSQL, and (thoroughly) on Kafka or RabbitMQ with PostgreSQL."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ WORDS = {
     " blob": " bytea",
 }
 """Where the tests' schemas speak SQLite."""
+THOROUGH = [pytest.mark.slow, pytest.mark.thorough, pytest.mark.timeout(400)]
+"""In every run the conformance suite speaks for these brokers."""
 PLACES = [
     "sqlite",
     pytest.param("postgres", marks=pytest.mark.servers),
-    pytest.param("kafka", marks=[pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(400)]),
-    pytest.param("rabbitmq", marks=[pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(400)]),
+    pytest.param("kafka", marks=[pytest.mark.servers, *THOROUGH]),
+    pytest.param("rabbitmq", marks=[pytest.mark.servers, *THOROUGH]),
 ]
 
 
