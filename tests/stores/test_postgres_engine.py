@@ -339,7 +339,7 @@ async def test_an_operator_skips_what_runs_and_the_unit_is_undone(place: Place) 
             inside.set()
             await go.wait()
 
-    async with harness(service, store=place.url(), lanes=1) as app:
+    async with harness(service, store=place.url(), lanes=1, batch_size=1) as app:
         await app.publish(bought(0, "k"), bought(1, "k"))
         await app.until_quiet(retries=False)
         app.clock.advance(120)

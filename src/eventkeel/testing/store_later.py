@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 
 import pytest
 
@@ -181,7 +182,10 @@ class LaterSuite:
             await unit.run(unit.unit.schedule([record(1)], [NOW]))
         async with bench.begun(store) as unit:
             assert await unit.run(unit.unit.fire(NOW, 10)) == 1  # and its process dies
-        assert await bench.fire(store, NOW) == 1
+        deadline = time.monotonic() + 10.0
+        while await bench.fire(store, NOW) == 0:  # a server may take a moment to see that a connection has ended
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.01)
         assert len(await store.unsent([0], 10)) == 1
 
     @scenario("S5", "C3")
