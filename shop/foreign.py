@@ -103,6 +103,8 @@ def writing_to_kafka(url: str, patience: float = 120.0) -> Iterator[Write]:
     for a message that the broker does not take within ``patience`` seconds."""
     from confluent_kafka import Producer
 
+    if not client_options(url).get("bootstrap.servers"):
+        raise SystemExit(f"{url!r} names no broker; write kafka://host:port")
     settings = {"partitioner": "murmur2_random", "enable.idempotence": True, "linger.ms": 0}
     more = {"message.timeout.ms": int(patience * 1000), "topic.metadata.refresh.interval.ms": 1000, "log_level": 2}
     producer = Producer({**client_options(url), **settings, **more})
