@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +14,6 @@ from eventkeel.ports.store import Store
 from eventkeel.stores.postgres import PostgresCatalogue, PostgresStore
 from eventkeel.testing.store_suite import StoreSuite
 
-URL = os.environ.get("EVENTKEEL_TEST_POSTGRES", "postgresql://postgres@127.0.0.1:25432/postgres")
-
 
 class TestPostgres(StoreSuite):
     store = "postgres"
@@ -26,14 +23,15 @@ class TestPostgres(StoreSuite):
     )
 
     @pytest.fixture(autouse=True)
-    def schema(self) -> Iterator[None]:
+    def schema(self, postgres_url: str) -> Iterator[None]:
+        self.url = postgres_url
         self.name = f"t_{uuid.uuid4().hex[:12]}"
         yield
-        with psycopg.connect(URL, autocommit=True) as db:
+        with psycopg.connect(self.url, autocommit=True) as db:
             db.execute(f'drop schema if exists "{self.name}" cascade')
 
     async def make(self, place: Path, service: str) -> Store:
-        return PostgresStore(f"{URL.partition(':')[2]}?schema={self.name}", service, shards=1)
+        return PostgresStore(f"{self.url.partition(':')[2]}?schema={self.name}", service, shards=1)
 
     def catalogue(self, store: Store) -> Catalogue:
         assert isinstance(store, PostgresStore)
