@@ -53,16 +53,12 @@ def uuid7(now: float, random: Callable[[int], bytes] = random_bytes) -> bytes:
 _new, _set_int, _set_safe = object.__new__, vars(UUID)["int"].__set__, vars(UUID)["is_safe"].__set__
 
 
-def _uuid(number: int) -> UUID:
-    made = _new(UUID)
-    _set_int(made, number)
-    _set_safe(made, SafeUUID.unknown)
-    return made
-
-
 def as_uuid(id: bytes) -> UUID:
     """16 bytes as a UUID."""
-    return _uuid(int.from_bytes(id, "big"))
+    made = _new(UUID)
+    _set_int(made, int.from_bytes(id, "big"))
+    _set_safe(made, SafeUUID.unknown)
+    return made
 
 
 def as_text(id: bytes) -> str:
