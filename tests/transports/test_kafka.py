@@ -63,6 +63,24 @@ class TestNewerGroupProtocol(TestKafka):
     async def make(self, place: Path) -> KafkaTransport:
         return own(self.url, place, "&group.protocol=consumer")
 
+    async def test_a_member_that_goes_at_once_is_not_waited_for(self, tmp_path: Path) -> None:
+        """A goodbye that overtakes the answer to the greeting leaves its partitions with nobody for a session."""
+        async with self.brokerage(tmp_path) as broker:
+            transport = await broker.ready()
+            assert isinstance(transport, KafkaTransport)
+
+            async def come_and_go(age: float) -> None:
+                passing = (await broker.transport()).subscribe("billing", ["orders"], Budget())
+                await asyncio.sleep(age)  # the greeting is somewhere between the client and its answer
+                await passing.close(PATIENCE)
+
+            for age in (0.0, 0.005, 0.05, 0.1):
+                await asyncio.gather(*(come_and_go(age) for _ in range(10)))
+            name = transport.options.on_broker("billing")
+            admin = AdminClient({"bootstrap.servers": transport.options.servers})
+            described = admin.describe_consumer_groups([name])[name]
+            assert not (await asyncio.wrap_future(described)).members
+
 
 # -- what is Kafka's own
 

@@ -29,6 +29,8 @@ AHEAD_BYTES = 4 * 1024 * 1024
 COMMIT_EVERY = 1.0
 REVOKE_PATIENCE = 10.0
 """Seconds that a rebalance waits for what runs; then the partition goes, and the store's fence does the rest."""
+GREETING = 1.0
+"""Seconds in which a broker that runs has answered a new member (KIP-848)."""
 _POLL = 0.025
 _ENOUGH = 0.5
 """Seconds without room after which partitions are paused, which throws away what was fetched ahead."""
@@ -50,9 +52,13 @@ class Sink(Protocol):
 class Poller:
     """Methods are for the event loop, except those that begin with an underscore."""
 
-    def __init__(self, consumer: Consumer, topics: Sequence[str], sink: Sink, words: Callable[[], str]) -> None:
-        """``words`` go with every committed position."""
+    def __init__(
+        self, consumer: Consumer, topics: Sequence[str], sink: Sink, words: Callable[[], str], greeting: float = 0.0
+    ) -> None:
+        """``words`` go with every committed position; a member does not leave in its first ``greeting`` seconds,
+        unless it has been given its partitions."""
         self._consumer, self._topics, self._sink, self._words = consumer, list(topics), sink, words
+        self._greeting, self._greeted, self._started = greeting, False, time.monotonic()
         self._commands: deque[Callable[[], None]] = deque()
         self._turn = threading.Condition()
         self._waiting = False
@@ -126,11 +132,24 @@ class Poller:
             self._sink.failed(found, None)
         finally:
             self._closing = True  # nobody is waited for any more
-            try:
-                consumer.close()
-            except Exception:
-                log.exception("the consumer could not be closed")
+            self._leave(consumer)
             self._sink.ended()
+
+    def _leave(self, consumer: Consumer) -> None:
+        try:
+            try:
+                self._await_membership(consumer)
+            finally:
+                consumer.close()
+        except Exception:
+            log.exception("the consumer could not be closed")
+
+    def _await_membership(self, consumer: Consumer) -> None:
+        """Where the broker alone decides, let it answer first: a goodbye that overtakes the answer to the first
+        greeting is not heard, and the broker keeps the partitions for a member that is gone until its session is over
+        (45 s; the Java client had the same, KAFKA-17116). A member without partitions hears nothing, hence the age."""
+        while self._greeting and not self._greeted and time.monotonic() - self._started < self._greeting:
+            consumer.poll(_POLL)
 
     def _round(self, consumer: Consumer) -> None:
         self._run_commands()
@@ -304,6 +323,7 @@ class Poller:
     # -- the group; called by the library while it polls
 
     def _on_assign(self, consumer: Consumer, parts: list[TopicPartition]) -> None:
+        self._greeted = True
         places = [(part.topic, part.partition) for part in parts]
         if parts:
             # Any offset will do: nothing flows before ``begin`` has sought, and what comes before it is dropped.

@@ -16,7 +16,7 @@ from eventkeel.ports.transport import Arrival, Assigned, Broken, Budget, Deliver
 from eventkeel.transports.kafka import errors
 from eventkeel.transports.kafka.admin import Place, Topic
 from eventkeel.transports.kafka.flow import Chunk, Flow
-from eventkeel.transports.kafka.polling import LIST, Poller
+from eventkeel.transports.kafka.polling import GREETING, LIST, Poller
 from eventkeel.transports.kafka.settings import client_log, log
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ class KafkaSubscription:
             said = self._options.masked(errors.text(error))
             raise ConfigurationError(f"the options of broker {self._options.name} are not valid: {said}") from error
         names = [self._options.on_broker(topic) for topic in self.topics]
-        poller = Poller(consumer, names, self, lambda: self._transport.words(self.group))
+        greeting = GREETING if self._options.consumer_protocol else 0.0
+        poller = Poller(consumer, names, self, lambda: self._transport.words(self.group), greeting)
         poller.start()
         return poller
 
