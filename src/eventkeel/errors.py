@@ -19,6 +19,7 @@
     │   ├── StatementRefused      begin, commit, rollback, attach … belong to the engine
     │   └── RowsMismatch          a guarded write touched another number of rows
     ├── AccessDenied              this actor may not do that to a service
+    ├── GroupHalted               a group stands still until an operator has done what it says
     ├── Fenced                    another process owns this partition now
     ├── CommitUnknown             the answer to a commit was lost; the inbox will tell
     ├── Contention                another transaction was in the way                  (retry)
@@ -142,6 +143,11 @@ class RowsMismatch(TransactionError):
 
 class AccessDenied(EventkeelError):
     """This actor may not ask for that, or do it. Raised by ``admin``, for every surface alike."""
+
+
+class GroupHalted(EventkeelError):
+    """Something of the group on the broker is gone: it handles nothing more until an operator has done what the message
+    says. The process, its outbox and its other work go on; so does the group, by itself, once that is done."""
 
 
 class Fenced(EventkeelError):

@@ -80,11 +80,11 @@ class Publishing(Protocol):
 class Journal:
     """The service's processes, and what its database says of them."""
 
-    def __init__(self, where: Where, folder: Path, workers: int) -> None:
+    def __init__(self, where: Where, folder: Path, workers: int, mutant: str = "") -> None:
         self.place = Place(folder, where.broker, where.store)
         self.store = self.place.store("journal")
         self.port = free_port()
-        self.fleet = Fleet(folder / "faults", settings={**self.place.settings(), "log_level": "warning"})
+        self.fleet = Fleet(folder / "faults", settings={**self.place.settings(), "log_level": "warning"}, mutant=mutant)
         self.fleet.add(SERVICE, workers=workers)
         self.fleet.add(SERVICE, http=f"{HOST}:{self.port}")
 
@@ -136,10 +136,10 @@ def _longest(times: list[float]) -> float:
 
 @contextlib.contextmanager
 def journal_under_load(
-    where: Where, folder: Path, *, workers: int = 4, per_second: float = 300.0
+    where: Where, folder: Path, *, workers: int = 4, per_second: float = 300.0, mutant: str = ""
 ) -> Iterator[tuple[Journal, Load]]:
     """Every worker has committed something when it begins; the load goes on until it ends."""
-    journal = Journal(where, folder, workers)
+    journal = Journal(where, folder, workers, mutant)
     with journal.fleet:
         if not wait_for_port(HOST, journal.port, PATIENCE):
             raise TimeoutError(f"the service does not start: {journal.fleet.unable() or journal.fleet.folder}")

@@ -15,7 +15,7 @@ from eventkeel.engine.step_lane import StepLane
 from eventkeel.engine.work import Arrived, Refusal, Share, Work, tell
 from eventkeel.errors import ConfigurationError, MalformedMessage, UnknownType
 from eventkeel.message import Delivery
-from eventkeel.ports.transport import Assigned, Broken, Deliveries, Lost, Revoking, Subscription
+from eventkeel.ports.transport import Assigned, Broken, Deliveries, Halted, Lost, Resumed, Revoking, Subscription
 
 LINGER = 0.25
 """Seconds that new deliveries may wait, at most, while every lane is at work: the first lane that turns ends it. So
@@ -70,6 +70,10 @@ class Intake(Part):
                 await self._ownership.revoked(slices)
             case Lost(slices):
                 await self._ownership.taken_away(slices)
+            case Halted(reason):
+                await self._ownership.halt(reason)
+            case Resumed():
+                self._ownership.resume()
             case Broken(reason, fatal):
                 if fatal:
                     raise ConfigurationError(f"service {self.context.service}: {reason}")

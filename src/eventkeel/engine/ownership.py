@@ -15,7 +15,7 @@ from eventkeel.engine.lanes import Lane
 from eventkeel.engine.lifecycle import Part
 from eventkeel.engine.membership import Membership
 from eventkeel.engine.work import Share
-from eventkeel.errors import PositionError
+from eventkeel.errors import GroupHalted, PositionError
 from eventkeel.message import Position, Slice
 from eventkeel.policy.assignment import plan
 from eventkeel.ports.store import Mark, Owned, OwnerRow
@@ -45,6 +45,8 @@ class Ownership(Part):
         """What a broker that assigns says is ours: begun as long as it says so, whatever else goes wrong."""
         self._fences: dict[Slice, int] = {}
         self._not_before: dict[Slice, float] = {}
+        self.halted = ""
+        """Why the group stands still until an operator has acted; empty: it does not."""
 
     # -- leases --------------------------------------------------------------------------------
 
@@ -74,7 +76,7 @@ class Ownership(Part):
         await self.lost([*view.lost, *fenced])
         shards = relay_slices(context.store.caps.relay_shards)
         await self._share_out(shards, view.members, view.owners)
-        if self._subscription is not None and not context.transport.caps.assigns:
+        if self._subscription is not None and not context.transport.caps.assigns and not self.halted:
             # Asked again at every turn: a topic may have come into being since.
             slices = sorted(await context.transport.slices(context.group, context.routes.topics))
             consuming = [member for member in view.members if not member.startswith(SENDS_ONLY)]
@@ -152,6 +154,22 @@ class Ownership(Part):
         count = self._fences[slice] = self._fences.get(slice, 0) + 1
         wait = min(8.0, 0.5 * 2.0**count) * (0.5 + self.context.dice())
         self._not_before[slice] = self.context.clock.monotonic() + wait
+
+    # -- a group that stands still -------------------------------------------------------------
+
+    async def halt(self, reason: str) -> None:
+        """Give back every slice of the group and take none. The outbox is sent all the same."""
+        self.halted = reason
+        await self.release(list(self.shares))
+        error = GroupHalted(reason)
+        for observer in self.context.observers:
+            observer.trouble(f"{self.context.service} group {self.context.group}", error)
+
+    def resume(self) -> None:
+        """It is mended."""
+        self.halted = ""
+        self.renewed_at = float("-inf")
+        self.wake()
 
     # -- slices come and go --------------------------------------------------------------------
 

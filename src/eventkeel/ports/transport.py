@@ -126,7 +126,18 @@ class Broken(msgspec.Struct, frozen=True):
     fatal: bool
 
 
-Arrival = Assigned | Revoking | Lost | Deliveries | Broken
+class Halted(msgspec.Struct, frozen=True):
+    """The group stands still until an operator has done what ``reason`` says: give up its slices, begin none. Only
+    this subscription: what else the process does goes on. ``Resumed`` follows."""
+
+    reason: str
+
+
+class Resumed(msgspec.Struct, frozen=True):
+    """What halted the group has been mended: its slices may be begun again."""
+
+
+Arrival = Assigned | Revoking | Lost | Deliveries | Halted | Resumed | Broken
 
 
 class SliceLag(msgspec.Struct, frozen=True):

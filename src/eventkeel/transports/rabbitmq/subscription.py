@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from eventkeel.errors import BrokerUnavailable, ConfigurationError, PositionError
 from eventkeel.message import Headers, Position, Slice
-from eventkeel.ports.transport import Arrival, Broken, Budget, Deliveries, Lost, Sent
+from eventkeel.ports.transport import Arrival, Broken, Budget, Deliveries, Halted, Lost, Resumed, Sent
 from eventkeel.transports.rabbitmq import wire
 from eventkeel.transports.rabbitmq.connection import ANSWER, ChannelClosed
 from eventkeel.transports.rabbitmq.flow import Flow, HistoryFlow
@@ -47,8 +47,11 @@ class RabbitSubscription:
         self._count = self._bytes = self._ready = 0
         self._waiter: asyncio.Future[None] | None = None
         self._fatal: Broken | None = None
+        self._halted = ""
+        """What is gone, with what to do about it."""
         self._closed = False
         self._look_now = asyncio.Event()
+        self._look_now.set()
         self._markers: dict[Slice, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._dead = 0
@@ -59,7 +62,8 @@ class RabbitSubscription:
 
     async def next(self) -> Arrival:
         """Deliveries of one slice, the begun slices in turn; ``Lost`` for a slice whose channel ended or that is
-        finished; ``Broken`` (fatal) where queues or bindings of the group are gone, and after ``close``."""
+        finished; ``Halted`` where queues or bindings of the group are gone, ``Resumed`` once it has others; ``Broken``
+        where we are not let in any more (fatal), and after ``close``."""
         await asyncio.sleep(0)  # a caller in a loop must not starve the loop; and the only place to be cancelled ...
         while not self._closed:
             if self._events:
@@ -124,6 +128,8 @@ class RabbitSubscription:
         does not exist."""
         self._transport.alive()
         connection = await self._transport.consuming.get()
+        if self._halted:
+            raise BrokerUnavailable(self._halted)
         self._check(slice)
         self._drop(slice)
         options = self._transport.options
@@ -228,8 +234,27 @@ class RabbitSubscription:
             self._fatal = Broken(reason, fatal=True)
             self._wake()
 
+    def _halt(self, damage: str) -> None:
+        """Stand still: keys would move to other queues, and pass what lies in the old ones."""
+        if self._halted:
+            return
+        self._halted = damage
+        for slice in tuple(self.flows):
+            self._drop(slice)
+        self._events.append(Halted(damage))
+        self._wake()
+
+    def _resume(self) -> None:
+        if self._halted:
+            log.warning("group %s: it has new queues, and goes on", self.group)
+            self._halted = ""
+            self._events.append(Resumed())
+            self._wake()
+
     def _changed(self) -> None:
         """The registry has news: what is not consumed any more is given up at once."""
+        if self._halted:
+            self._look_now.set()
         state = self._transport.registry.state
         valid = {slice for topic in self.topics for slice in slices_of(state, self.group, topic)}
         for slice in [slice for slice in self.flows if slice not in valid]:
@@ -296,14 +321,17 @@ class RabbitSubscription:
         if await declarer.damage(self.group, self.topics):
             await asyncio.sleep(_SURE)
             if damage := await declarer.damage(self.group, self.topics):
-                self._stop(damage)
+                self._halt(damage)
                 return
+        for topic in self.topics:
+            if damage := await self._drain(topic):
+                self._halt(damage)
+                return
+        self._resume()
         self._changed()
         for slice in tuple(self.flows):
             self._history_went_on(slice)
             self._go_further(slice)
-        for topic in self.topics:
-            await self._drain(topic)
         for flow in tuple(self.flows.values()):
             self._wake_up(flow)
         await self._look_at_dead()
@@ -315,14 +343,15 @@ class RabbitSubscription:
         finally:
             channel.close()
 
-    async def _drain(self, topic: str) -> None:
-        """Say of an older generation's queues, which get nothing any more, that they are empty and settled."""
+    async def _drain(self, topic: str) -> str:
+        """Say of an older generation's queues, which get nothing any more, that they are empty and settled. Returns
+        which of them was lost, with what to do; empty: none."""
         state = self._transport.registry.state
         generation, newest = state.current(self.group, topic), state.last(self.group, topic)
         if generation is None or newest is None or generation is newest or state.unfilled(self.group, topic):
-            return
+            return ""
         if now() < newest.at + self._transport.options.catch_up:
-            return
+            return ""
         for shard in set(range(generation.shards)) - generation.drained:
             queue = self._transport.options.queue(self.group, topic, generation.number, shard)
             ready = await self._ready_in(queue)
@@ -331,8 +360,7 @@ class RabbitSubscription:
                 if shard in generation.drained:
                     continue
                 if not any(each.past for each in state.waiting(self.group, topic) if each is not generation):
-                    self._stop(self._transport.declarer.lost_queue(self.group, topic, queue))
-                    return
+                    return self._transport.declarer.lost_queue(self.group, topic, queue)
             elif not await self._is_drained(Slice(topic, shard, generation.number), ready):
                 continue
             await self._transport.registry.append(
@@ -340,6 +368,7 @@ class RabbitSubscription:
             )
         if len(generation.drained) >= generation.shards:
             await self._transport.declarer.remove(self.group, topic, generation)
+        return ""
 
     async def _is_drained(self, slice: Slice, ready: int) -> bool:
         """Nothing is ready, and nothing is out: neither with us, nor with a process that lost its lease and lives, nor

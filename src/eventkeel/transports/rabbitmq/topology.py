@@ -278,6 +278,10 @@ class Declarer:
             past = not resized or bool(await self.damage(group, [topic]))
             if partitions is not None and resized:
                 await self.registry.append(Record("resize", topic=topic, partitions=partitions))
+            if not await self._stands(topic):
+                await self._stand_up(topic, state)
+            async with _Say(self._line, self._options) as channel:  # what is published now is in the history at least
+                await self._bind_history(channel, topic)
             shards, number = self._shards(known.partitions), old.number + 1
             await self._make(group, topic, number, shards)
             await self._unbind(group, topic, old.number)
