@@ -14,6 +14,7 @@ from tests.servers import (
     own_kafka_cluster,
     own_postgres,
     own_rabbitmq,
+    own_rabbitmq_cluster,
     postgres_url,
     rabbitmq_url,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "own_kafka_cluster",
     "own_postgres",
     "own_rabbitmq",
+    "own_rabbitmq_cluster",
     "postgres_url",
     "rabbitmq_url",
 ]

@@ -2,8 +2,8 @@
 
 ``kafka_url``, ``postgres_url``, ``rabbitmq_url`` and ``database`` share one set of servers: those that
 EVENTKEEL_TEST_KAFKA, EVENTKEEL_TEST_POSTGRES and EVENTKEEL_TEST_RABBITMQ name, else one that is started for this run,
-whichever worker of pytest-xdist asks first, and ended with it. ``own_kafka``, ``own_kafka_cluster``, ``own_postgres``
-and ``own_rabbitmq`` are one test's own, to be killed and paused.
+whichever worker of pytest-xdist asks first, and ended with it. ``own_kafka``, ``own_kafka_cluster``, ``own_postgres``,
+``own_rabbitmq`` and ``own_rabbitmq_cluster`` are one test's own, to be killed and paused.
 
 A test that takes one of them is marked ``servers`` by that. One that asks ``request`` for them marks itself, such as
 ``pytest.param("postgres", marks=pytest.mark.servers)``. None is skipped: where there are no servers it fails with the
@@ -162,10 +162,17 @@ def own_rabbitmq() -> Iterator[RabbitMQ]:
         yield servers.rabbitmq
 
 
+@pytest.fixture
+def own_rabbitmq_cluster() -> Iterator[Servers]:
+    """Three nodes to hurt: ``.nodes``, and ``.url("rabbitmq-cluster")``."""
+    with _own("rabbitmq-cluster") as servers:
+        yield servers
+
+
 SERVERS = frozenset(
     {
         *("kafka_url", "postgres_url", "rabbitmq_url", "database"),
-        *("own_kafka", "own_kafka_cluster", "own_postgres", "own_rabbitmq"),
+        *("own_kafka", "own_kafka_cluster", "own_postgres", "own_rabbitmq", "own_rabbitmq_cluster"),
     }
 )
 """Fixtures that need real servers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import select
@@ -11,10 +12,13 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
+import pika  # type: ignore[import-untyped]
 import psycopg
 import pytest
 from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
@@ -190,7 +194,7 @@ def test_a_servers_url_of_yours_is_used_and_nothing_started(
 @pytest.mark.parametrize(
     ("command", "says"),
     [
-        ("up mysql", "there is no 'mysql'; there are kafka, kafka-cluster, postgres, rabbitmq"),
+        ("up mysql", "there is no 'mysql'; there are kafka, kafka-cluster, postgres, rabbitmq, rabbitmq-cluster"),
         ("kill postgres", "postgres was not started here: tools/servers up postgres"),
         ("start nothing", "there is no server 'nothing'"),
         ("pause", "name what to pause"),
@@ -322,6 +326,43 @@ def test_a_cluster_goes_on_without_one_of_three(own_kafka_cluster: Servers) -> N
     assert value_at(url, topic, *place) == b"before"
     own_kafka_cluster.start("kafka-2")
     assert own_kafka_cluster["kafka-2"].status == "running"
+
+
+def publish_until_taken(connection: Any, queue: str, body: bytes, patience: float = 30.0) -> None:
+    """Until a queue has another leader its messages are refused, and a channel that saw that goes on refusing."""
+    deadline = time.monotonic() + patience
+    while True:
+        channel = connection.channel()
+        channel.confirm_delivery()
+        try:
+            channel.basic_publish("", queue, body)
+            return
+        except pika.exceptions.NackError:
+            assert time.monotonic() < deadline
+        finally:
+            channel.close()
+
+
+@pytest.mark.slow
+def test_a_rabbitmq_cluster_goes_on_without_one_of_three(own_rabbitmq_cluster: Servers) -> None:
+    first, second, third = own_rabbitmq_cluster.nodes
+    arguments = {"x-queue-type": "quorum", "x-queue-leader-locator": "client-local"}
+    with contextlib.closing(pika.BlockingConnection(pika.URLParameters(first.url))) as connection:
+        channel = connection.channel()
+        channel.confirm_delivery()
+        channel.queue_declare("kept", durable=True, arguments=arguments)
+        channel.basic_publish("", "kept", b"before")
+    pids = first.pids()
+    first.kill9()
+    assert processes.table().keys().isdisjoint(pids)
+    with contextlib.closing(pika.BlockingConnection(pika.URLParameters(second.url))) as connection:
+        publish_until_taken(connection, "kept", b"after")
+        channel = connection.channel()
+        for expected in (b"before", b"after"):
+            method, _, body = channel.basic_get("kept", auto_ack=True)
+            assert method is not None and body == expected
+    first.start()
+    assert [node.status for node in (first, second, third)] == ["running"] * 3
 
 
 @pytest.mark.slow

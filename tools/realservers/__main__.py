@@ -27,8 +27,9 @@ Real servers for tests and measurements, on free loopback ports, with data in te
   pause NAME…      SIGSTOP
   resume NAME…     SIGCONT
 
-KIND: kafka, kafka-cluster (three brokers, replication 3, two in sync), postgres, rabbitmq.
-NAME: one of these, or kafka-1, kafka-2, kafka-3 of the cluster."""
+KIND: kafka, kafka-cluster (three brokers, replication 3, two in sync), postgres, rabbitmq, rabbitmq-cluster (three
+nodes, every queue on all of them).
+NAME: one of these, or kafka-1, kafka-2, kafka-3, rabbitmq-1, rabbitmq-2, rabbitmq-3 of a cluster."""
 
 _ENVIRONMENT = """\
 Environment: EVENTKEEL_SERVERS, the folder for their data. EVENTKEEL_TEST_KAFKA, EVENTKEEL_TEST_POSTGRES,
@@ -103,7 +104,7 @@ def _status(servers: Servers, names: list[str]) -> int:
     for server in found:
         pids = server.pids()
         memory = f"{server.memory / 1e6:6.0f} MB  pid {server.pid}" if pids else ""
-        print(f"{server.name:10}{server.status:10}{server.url:50}{memory}".rstrip())
+        print(f"{server.name:14}{server.status:10}{server.url:50}{memory}".rstrip())
     return 0 if all(server.status == "running" for server in found) else 1
 
 

@@ -20,10 +20,11 @@ from tools.realservers.errors import ServersError
 from tools.realservers.kafka import Kafka, Member, jars
 from tools.realservers.postgres import Postgres
 from tools.realservers.rabbitmq import RabbitMQ
+from tools.realservers.rabbitmq_cluster import Mapper, Node
 from tools.realservers.server import Server
 
-KINDS = ("kafka", "kafka-cluster", "postgres", "rabbitmq")
-BROKERS = ("kafka", "kafka-cluster", "rabbitmq")
+KINDS = ("kafka", "kafka-cluster", "postgres", "rabbitmq", "rabbitmq-cluster")
+BROKERS = ("kafka", "kafka-cluster", "rabbitmq", "rabbitmq-cluster")
 _OF_OTHERS = "eventkeel-run-"
 
 FOREIGN = {
@@ -57,6 +58,10 @@ class Servers:
         self.cluster: Sequence[Member] = cluster
         self.postgres = Postgres("postgres", self.home)
         self.rabbitmq = RabbitMQ("rabbitmq", self.home)
+        nodes: list[Node] = []
+        self.mapper = Mapper("rabbitmq-epmd", self.home)
+        nodes += [Node(f"rabbitmq-{number}", self.home, nodes, self.mapper) for number in (1, 2, 3)]
+        self.nodes: Sequence[Node] = nodes
 
     @classmethod
     def temporary(cls) -> Self:
@@ -94,13 +99,14 @@ class Servers:
             yield
 
     def members(self, name: str) -> list[Server]:
-        """The servers that a name stands for: one, or the three of ``kafka-cluster``."""
+        """The servers that a name stands for: one, or those of a cluster."""
         known: dict[str, list[Server]] = {
             "kafka": [self.kafka],
             "kafka-cluster": [*self.cluster],
             "postgres": [self.postgres],
             "rabbitmq": [self.rabbitmq],
-            **{member.name: [member] for member in self.cluster},
+            "rabbitmq-cluster": [self.mapper, *self.nodes],
+            **{member.name: [member] for member in (*self.cluster, self.mapper, *self.nodes)},
         }
         if name not in known:
             raise ServersError(f"there is no server {name!r}; there are {', '.join(known)}")
@@ -153,6 +159,8 @@ class Servers:
         """Where clients go: ``kafka://``, ``postgresql://`` or ``amqp://``."""
         if kind == "kafka-cluster":
             return "kafka://" + ",".join(f"{places.HOST}:{member.port()}" for member in self.cluster)
+        if kind == "rabbitmq-cluster":
+            return f"amqp://guest:guest@{','.join(f'{places.HOST}:{node.port()}' for node in self.nodes)}/"
         return self[kind].url
 
     @staticmethod

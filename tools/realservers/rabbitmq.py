@@ -18,11 +18,16 @@ class RabbitMQ(Server):
     """Two processes: the node, and a port mapper of its own that Erlang would otherwise start and leave behind."""
 
     needs = (install.RABBITMQ,)
-    ports = ("port", "distribution", "epmd", "management")
+    ports: tuple[str, ...] = ("port", "distribution", "epmd", "management")
 
     @property
     def url(self) -> str:
         return f"amqp://guest:guest@{places.HOST}:{self.port()}/"
+
+    @property
+    def node(self) -> str:
+        """What Erlang calls it."""
+        return f"eventkeel-{self.port()}@localhost"
 
     @property
     def management(self) -> str:
@@ -44,12 +49,19 @@ class RabbitMQ(Server):
     def answers(self) -> bool:
         return probe.rabbitmq(self.port())
 
+    def _settings(self) -> dict[str, str]:
+        return {
+            "listeners.tcp.1": f"{places.HOST}:{self.port()}",
+            "log.console": "true",
+            "log.console.level": "info",
+            "management.tcp.ip": places.HOST,
+            "management.tcp.port": str(self.port("management")),
+        }
+
     def _prepare(self) -> None:
         self.data.mkdir(mode=0o700, exist_ok=True)
-        (self.folder / "rabbitmq.conf").write_text(
-            f"listeners.tcp.1 = {places.HOST}:{self.port()}\nlog.console = true\nlog.console.level = info\n"
-            f"management.tcp.ip = {places.HOST}\nmanagement.tcp.port = {self.port('management')}\n"
-        )
+        settings = "".join(f"{name} = {value}\n" for name, value in self._settings().items())
+        (self.folder / "rabbitmq.conf").write_text(settings)
         (self.folder / "enabled_plugins").write_text(f"[{','.join(PLUGINS)}].\n")
         account = install.account("rabbitmq")
         if account is not None:
@@ -63,14 +75,14 @@ class RabbitMQ(Server):
     def _environment(self) -> dict[str, str]:
         mine = {
             "HOME": self.data,
-            "RABBITMQ_NODENAME": f"eventkeel-{self.port()}@localhost",
+            "RABBITMQ_NODENAME": self.node,
             "RABBITMQ_CONFIG_FILE": self.folder / "rabbitmq",
             "RABBITMQ_ENABLED_PLUGINS_FILE": self.folder / "enabled_plugins",
             "RABBITMQ_MNESIA_BASE": self.data / "mnesia",
             "RABBITMQ_LOG_BASE": self.data / "log",
             "RABBITMQ_PID_FILE": self.data / "pid",
             "RABBITMQ_DIST_PORT": self.port("distribution"),
-            "ERL_EPMD_PORT": self.port("epmd"),
+            "ERL_EPMD_PORT": self._mapper_port(),
             "ERL_EPMD_ADDRESS": places.HOST,
         }
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("RABBITMQ_", "ERL_"))}
@@ -81,11 +93,16 @@ class RabbitMQ(Server):
         server = install.rabbitmq()
         if server is None:
             raise ServersError(f"{self.name}: RabbitMQ is not installed any more")
+        self._start_mapper()
         environment = self._environment()
-        mapper: list[str | Path] = [install.epmd() or "epmd", "-port", str(self.port("epmd"))]
-        pid, born = processes.spawn(mapper, log=self.log, folder=self.folder, environment=environment, account=account)
-        self._remember(epmd_pid=pid, epmd_born=born)
         return processes.spawn([server], log=self.log, folder=self.data, environment=environment, account=account)
+
+    def _mapper_port(self) -> int:
+        return self.port("epmd")
+
+    def _start_mapper(self) -> None:
+        pid, born = spawn_mapper(self._mapper_port(), log=self.log, folder=self.folder)
+        self._remember(epmd_pid=pid, epmd_born=born)
 
     def pids(self) -> list[int]:
         members = super().pids()
@@ -101,3 +118,11 @@ class RabbitMQ(Server):
         processes.send(node[:1], signal.SIGTERM)
         processes.wait_until_gone(node, 20.0)
         self._end(self.pids())  # the port mapper at least, which serves until it is ended
+
+
+def spawn_mapper(port: int, *, log: Path, folder: Path) -> tuple[int, str]:
+    """Starts Erlang's port mapper, by which nodes find each other: pid and birth."""
+    command: list[str | Path] = [install.epmd() or "epmd", "-port", str(port)]
+    environment = {**os.environ, "ERL_EPMD_ADDRESS": places.HOST}
+    account = install.account("rabbitmq")
+    return processes.spawn(command, log=log, folder=folder, environment=environment, account=account)
