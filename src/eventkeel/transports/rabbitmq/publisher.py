@@ -20,6 +20,8 @@ from eventkeel.transports.rabbitmq.connection import Channel, ChannelClosed, Lin
 from eventkeel.transports.rabbitmq.settings import MAX_KEY, Options
 
 _SENT = Sent()
+_RENEW = 0.5
+"""Seconds between two channels that are opened because the broker could not store something."""
 _CHUNK = 200
 """Messages that are encoded before the loop may do something else."""
 _TOO_LARGE = re.compile(r"message size \d+ .*?max(?:imum)? size (\d+)")
@@ -82,6 +84,10 @@ class Publisher:
         self._opening = asyncio.Lock()
         self._channel: Channel | None = None
         self._tag = 0
+        self._refuses = False
+        """The broker could not store something. Up to RabbitMQ 3.12 a channel that first publishes to a queue while
+        that has no leader goes on refusing when it has one."""
+        self._renewed = 0.0
         self._open: dict[int, tuple[_Wave, int]] = {}
         self._returned: dict[int, str] = {}
         self._known: set[str] = set()
@@ -124,7 +130,11 @@ class Publisher:
     async def _ready(self) -> Channel:
         channel = self._channel
         if channel is not None and channel.closed is None:
-            return channel
+            if not self._refuses or self._moment() < self._renewed + _RENEW:
+                return channel
+            channel.close()
+            self._ended(ChannelClosed(0, "the broker could not store something; publishing goes on in another channel"))
+        self._refuses, self._renewed = False, self._moment()
         connection = await self._line.get()
         channel = await connection.channel()
         await channel.ask(commands.Confirm.Select(), commands.Confirm.SelectOk)
@@ -133,6 +143,10 @@ class Publisher:
         self._tag = 0
         self._channel = channel
         return channel
+
+    @staticmethod
+    def _moment() -> float:
+        return asyncio.get_running_loop().time()
 
     async def _missing(self, topics: set[str]) -> set[str]:
         """Topics that do not exist. A message for one would end the channel, and with it everybody's confirms."""
@@ -242,6 +256,7 @@ class Publisher:
             run.give_up(index, Unrouted(reason))
             return
         if nacked:
+            self._refuses = True
             run.give_up(index, Unknown("the broker could not store it now"))
             return
         following = run.behind.get(index) if run.behind else None
