@@ -103,7 +103,8 @@ class Lane(Part):
             self.turned()
 
     def _take(self) -> list[Work]:
-        """The next works for one consumer, in queue order; nothing passes an earlier one of its key."""
+        """The next works for one consumer, in queue order; nothing passes an earlier one of its key for its consumer,
+        nor one of its key that nobody can be told yet, which holds every consumer."""
         queue, kept = self._queue, deque[Work]()
         while queue and (queue[0].share.stalled or not queue[0].share.live):
             work = queue.popleft()
@@ -124,8 +125,10 @@ class Lane(Part):
                 continue
             if work.share.stalled:
                 kept.append(work)
-            elif work.consumer is not first.consumer or work.share.suspect or place in passed or work.refusal:
+            elif work.refusal or (work.consumer is first.consumer and (work.share.suspect or place in passed)):
                 passed.add(place)
+                kept.append(work)
+            elif work.consumer is not first.consumer:
                 kept.append(work)
             else:
                 batch.append(work)
