@@ -64,6 +64,9 @@ _BUILT_IN = {
 _FILES = ("sqlite",)
 """Schemes whose URLs are paths."""
 
+REFILLING = 86400.0
+"""Seconds that a group may take to read again what its broker keeps; the inbox has to remember for so much longer."""
+
 DRAIN = 20.0
 """Seconds that running deliveries get at shutdown: below the 30 s after which orchestrators kill."""
 
@@ -181,6 +184,11 @@ class Runtime:
         self._parts: list[Part] = []
         self._started = False
 
+    @property
+    def unwell(self) -> str:
+        """Why this process does not do all that it should, with what to do about it; empty: it does."""
+        return self.ownership.halted if self.ownership is not None else ""
+
     def _new_id(self) -> bytes:
         return uuid7(self.clock.now())
 
@@ -217,6 +225,7 @@ class Runtime:
             return
         await self.transport.open()
         self._check_events()
+        self._check_retention()
         await self._declare()
         relay = self._wire()
         self.store.on_commit(outbox=relay.wake, gates=self.due.wake if self.due else relay.wake)
@@ -245,6 +254,17 @@ class Runtime:
                         f"{spec.where} says identity='position', and this broker's messages have no position that "
                         "stays; name the field that makes two publishes the same fact"
                     )
+
+    def _check_retention(self) -> None:
+        """The inbox outlives what the broker can bring again: forgotten there, it would take effect twice."""
+        memory, retention = self.transport.caps.memory, self.context.numbers.retention
+        if memory and self.mode == "worker" and retention < memory + REFILLING:
+            raise ConfigurationError(
+                f"service {self.service.name}: retention_days={self.config.retention_days:g}, and the broker's history "
+                f"goes back {memory / 86400:g} days: an event that is read from it again would take effect twice. Set "
+                f"retention_days={(memory + REFILLING) / 86400:g} or more (a day beyond the history, for the time that "
+                "a refill takes), or a shorter history= in the broker's URL"
+            )
 
     async def _declare(self) -> None:
         topics = tuple(TopicWant(topic, self.config.partitions) for topic in sorted(declared_topics()))

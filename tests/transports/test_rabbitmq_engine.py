@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -93,7 +92,7 @@ async def test_bytes_that_are_no_event_are_one_dead_letter_however_often_they_co
             await wipe(broker.replace("{place}", place))
 
 
-async def test_a_lost_queue_stops_the_service_and_one_command_mends_it(
+async def test_a_lost_queue_halts_the_group_and_one_command_lets_it_go_on_without_a_restart(
     broker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(subscription, "LOOK_EVERY", 0.5)
@@ -107,22 +106,27 @@ async def test_a_lost_queue_stops_the_service_and_one_command_mends_it(
         lost = transport.options.queue(service.group, "noted", 1, 2)
         await channel.ask(commands.Queue.Delete(queue=lost), commands.Queue.DeleteOk)
         await app.publish(*[Noted(customer=f"c{n % 40}", step=n) for n in range(200, 400)])
+        await app.until(lambda: bool(app.runtime.unwell), 10.0)
+        assert lost in app.runtime.unwell
+        assert "eventkeel refill" in app.runtime.unwell
         assert app.runtime.failure is not None
-        with pytest.raises(ConfigurationError, match="eventkeel refill") as stopped:
-            async with asyncio.timeout(10.0):
-                await app.runtime.failure
-        assert lost in str(stopped.value)
-        await app.runtime.stop()
+        assert not app.runtime.failure.done(), "the process goes on"
 
         said = await operate.refill(service, app.runtime.config, ["noted"], local_actor("tester"))
         assert "generation 2" in said[0]
-        await app.crash()
-        app.runtime = app._make()
-        await app.start()
         await app.publish(*[Noted(customer=f"c{n % 40}", step=n) for n in range(400, 500)])
         await app.until(lambda: _all_applied(app, 500))
         for customer in range(40):
             assert await steps(app, f"c{customer}") == list(range(customer, 500, 40))
+        assert app.runtime.unwell == ""
+
+
+async def test_an_inbox_that_forgets_sooner_than_the_history_is_refused_at_start(broker: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"retention_days=8.*history goes back 7\.5 days.*retention_days=8\.5"):
+        async with harness(Journal().service, broker=f"{broker}&history=180h", retention_days=8):
+            pass
+    async with harness(Journal().service, broker=f"{broker}&history=180h", retention_days=8.5) as app:
+        assert app.runtime.unwell == ""
 
 
 async def test_a_refill_of_what_a_service_does_not_handle_is_refused(broker: str) -> None:

@@ -16,7 +16,7 @@ from eventkeel.handling import Encode, Scope
 from eventkeel.message import Slice
 from eventkeel.policy.crowding import Crowding
 from eventkeel.ports.clock import Clock
-from eventkeel.ports.observer import Observer
+from eventkeel.ports.observer import Observer, Shielded
 from eventkeel.ports.store import Record, Store, Unit
 from eventkeel.ports.transport import Transport
 from eventkeel.routing import Routes
@@ -74,7 +74,7 @@ class Context:
         self.service, self.group, self.member = service, group, member
         self.store, self.transport, self.routes = store, transport, routes
         self.clock, self.dice, self.new_id = clock, dice, new_id
-        self.observers = tuple(observers)
+        self.observers = tuple(Shielded(observer) for observer in observers)
         self.numbers = numbers
         self._max_key = transport.caps.max_key
         self.undecided = f"{service}/*"

@@ -12,6 +12,9 @@ import contextlib
 from eventkeel.engine.context import Context
 from eventkeel.errors import ConfigurationError
 
+TELL_EVERY = 10.0
+"""Seconds between two words about the same trouble."""
+
 
 class Part:
     """A background loop: subclasses write ``run_once`` and call ``wake`` when there is something to do."""
@@ -22,7 +25,10 @@ class Part:
         self.context = context
         self.failure: asyncio.Future[None] | None = None
         """Where a fatal error is reported; set by the runtime."""
+        self.longest_wait = 5.0
+        """Seconds between two turns of which the first one failed, at most; half as long again by chance."""
         self._task: asyncio.Task[None] | None = None
+        self._silent_until, self._told = float("-inf"), ""
         self._woken = asyncio.Event()
         self._stopping = False
 
@@ -79,10 +85,18 @@ class Part:
                 if isinstance(error, asyncio.CancelledError) and self._to_end():
                     raise
                 troubles += 1
-                for observer in self.context.observers:
-                    observer.trouble(f"{self.context.service} {self.name}", error)
-                wait = min(5.0, 0.05 * 2 ** min(troubles, 10)) * (0.5 + self.context.dice())
+                self.tell(error)
+                wait = min(self.longest_wait, 0.05 * 2 ** min(troubles, 10)) * (0.5 + self.context.dice())
                 await self.pause(wait)
+
+    def tell(self, error: BaseException) -> None:
+        """Report trouble; the same again only after ``TELL_EVERY`` seconds."""
+        now, text = self.context.clock.monotonic(), str(error)
+        if now < self._silent_until and text == self._told:
+            return
+        self._silent_until, self._told = now + TELL_EVERY, text
+        for observer in self.context.observers:
+            observer.trouble(f"{self.context.service} {self.name}", error)
 
     def _to_end(self) -> bool:
         """Somebody cancelled this loop. A cancellation that came out of what it awaited is trouble like any other."""

@@ -33,6 +33,8 @@ class Ownership(Part):
     def __init__(self, context: Context, subscription: Membership | None, lanes: list[Lane]) -> None:
         super().__init__(context)
         self._subscription, self._lanes = subscription, lanes
+        # However often it fails, because the broker is away: the leases in the store are renewed in time.
+        self.longest_wait = context.numbers.lease / 5
         self.shares: dict[Slice, Share] = {}
         self.relays: dict[Slice, int] = {}
         """The outbox shards that this process may send, with their epochs."""
@@ -125,9 +127,12 @@ class Ownership(Part):
         await self.release(slices)
 
     async def taken_away(self, slices: Sequence[Slice]) -> None:
-        """The broker has given them to somebody else already."""
+        """The broker has given them to somebody else already; or, where we assign, they ended there: look at once."""
         self._given.difference_update(slices)
         await self.lost(slices)
+        if not self.context.transport.caps.assigns:
+            self.renewed_at = float("-inf")
+            self.wake()
 
     async def _take_what_was_given(self) -> None:
         """Slices that were lost to a fence, or could not be begun, and that the broker still says are ours."""

@@ -14,6 +14,7 @@ from eventkeel.engine.context import RELAY, Context
 from eventkeel.engine.faults import point
 from eventkeel.engine.lifecycle import Part
 from eventkeel.engine.ownership import Ownership
+from eventkeel.errors import BrokerUnavailable
 from eventkeel.message import Headers, Outgoing, Slice
 from eventkeel.ports.store import Unsent
 from eventkeel.ports.transport import Outcome, Refused, Sent, TopicWant, Topology
@@ -64,8 +65,15 @@ class Relay(Part):
             for observer in self.context.observers:
                 observer.relayed(sent, self.context.clock.monotonic() - began)
         whole = sent == len(rows)
+        if not whole:
+            self._tell_why(outcomes)
         self._troubles = 0 if whole else self._troubles + 1
         return whole and (full or not pipelined)
+
+    def _tell_why(self, outcomes: Sequence[Outcome]) -> None:
+        """Why events wait in the outbox."""
+        reason = next(each.reason for each in outcomes if not isinstance(each, Sent))
+        self.tell(BrokerUnavailable(f"events wait in the outbox, and are sent again: {reason}"))
 
     def _next_size(self, rows: Sequence[Unsent]) -> int:
         """Rows of the next wave: as many as their bytes allow, if they are like these."""

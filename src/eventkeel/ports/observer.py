@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+import logging
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
 
 from eventkeel.message import Delivery, Slice
 
@@ -37,3 +39,42 @@ class Observer(Protocol):
     def trouble(self, where: str, error: BaseException) -> None:
         """A background loop failed and goes on after a pause."""
         ...
+
+
+class Shielded:
+    """An observer whose failures are its own: told once for each method, they change nothing of what it looks at."""
+
+    def __init__(self, observer: Observer) -> None:
+        shield = self._shield
+        self.received, self.done, self.failed = (
+            shield(observer.received),
+            shield(observer.done),
+            shield(observer.failed),
+        )
+        self.fenced, self.owned, self.released = (
+            shield(observer.fenced),
+            shield(observer.owned),
+            shield(observer.released),
+        )
+        self.relayed, self.trouble = shield(observer.relayed), shield(observer.trouble)
+
+    def _shield(self, method: Callable[..., None]) -> Callable[..., None]:
+        told = False
+
+        def call(*what: Any) -> None:
+            nonlocal told
+            try:
+                method(*what)
+            except Exception:
+                if not told:
+                    told = True
+                    _log.exception("%s failed; what it should have seen goes on without it", _name(method))
+
+        return call
+
+
+_log = logging.getLogger("eventkeel.observer")
+
+
+def _name(method: Callable[..., None]) -> str:
+    return getattr(method, "__qualname__", repr(method))

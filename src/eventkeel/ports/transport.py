@@ -30,6 +30,9 @@ class Caps(msgspec.Struct, frozen=True):
     """Largest body in bytes."""
     max_key: int = 1024
     """Largest key in bytes."""
+    memory: float = 0.0
+    """Seconds back that the broker may bring again, by itself or by an operator's command, what a group has handled:
+    an inbox that forgets sooner would let it take effect twice."""
 
 
 class TopicWant(msgspec.Struct, frozen=True):

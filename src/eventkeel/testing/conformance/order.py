@@ -311,11 +311,11 @@ class OrderScenarios(ServiceScenarios):
     async def test_a_dead_letter_outlives_the_inbox_and_its_redrive_takes_effect_once(self) -> None:
         journal = Journal(retry=Retry(attempts=1, in_place=()), echoes=True)
         journal.failing = {("a", 1): 1}
-        async with self.app(journal.service, retention_days=1.0) as app:
+        async with self.app(journal.service, retention_days=30.0) as app:
             await app.publish(*noted(3))
             await app.until_quiet()
             app.clock.advance(100 * 86400)
-            while await app.runtime.store.purge(before=app.clock.now() - 86400, limit=100):
+            while await app.runtime.store.purge(before=app.clock.now() - 30 * 86400, limit=100):
                 pass
             (letter,) = await letters(app)
             journal.failing.clear()

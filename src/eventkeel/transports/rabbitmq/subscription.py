@@ -29,6 +29,8 @@ PAGE = 500
 """Most deliveries in one list."""
 LOOK_EVERY = 5.0
 """Seconds between two looks at what was declared."""
+LOOK_OFTEN = 1.0
+"""The same while an older generation is drained."""
 IDLE = 10.0
 """Seconds without a delivery, while the queue has messages, after which a consumer is built anew."""
 _SURE = 1.0
@@ -303,7 +305,7 @@ class RabbitSubscription:
     async def _watch(self) -> None:
         while not self._closed and self._fatal is None:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_EVERY):
+                async with asyncio.timeout(LOOK_OFTEN if self._in_between() else LOOK_EVERY):
                     await self._look_now.wait()
             self._look_now.clear()
             try:
@@ -314,6 +316,11 @@ class RabbitSubscription:
                 self._stop(f"group {self.group!r}: {error}")
             except Exception:  # whatever it was: nobody else looks after this group's queues
                 log.exception("group %s: could not look", self.group)
+
+    def _in_between(self) -> bool:
+        """The group is on its way from one generation to the next: somebody waits."""
+        state = self._transport.registry.state
+        return any(state.current(self.group, topic) is not state.last(self.group, topic) for topic in self.topics)
 
     async def _look(self) -> None:
         declarer = self._transport.declarer

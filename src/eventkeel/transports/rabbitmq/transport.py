@@ -45,6 +45,7 @@ class RabbitTransport:
             assigns=False,
             max_body=self.publisher.max_body if self._open else self.options.max_body,
             max_key=MAX_KEY,
+            memory=self.options.history_age,
         )
 
     # -- life
