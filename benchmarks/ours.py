@@ -1,4 +1,4 @@
-"""Eventkeel's side of the benchmarks on Kafka and PostgreSQL: through the public door, with relay, in one process.
+"""Eventkeel's side of the benchmarks on servers: through the public door, with relay, in one process.
 
 The clock runs as the twin's does: from the first message that the subscription hands over until the last outbox row is
 confirmed by the broker and removed.
@@ -26,7 +26,7 @@ def config(here: Place, **settings: Any) -> Config:
     """What a user says for these servers; the rest is the default."""
     return Config.load(
         {
-            "broker": here.servers.broker,
+            "broker": here.broker,
             "store": here.servers.store_of(here.schema),
             "start": "earliest",
             "partitions": PARTITIONS,
@@ -76,6 +76,15 @@ async def handle(here: Place, service: Service, profile: Sampler | None = None, 
         if profile:
             profile.disable()
         await runtime.stop()
+
+
+async def declare(here: Place) -> None:
+    """Make topics, groups and tables, as the first start of the service does."""
+    from benchmarks.services import payments
+
+    runtime = Runtime(payments, config(here))
+    await runtime.start()
+    await runtime.stop()
 
 
 async def until(event: asyncio.Event, runtime: Runtime) -> None:

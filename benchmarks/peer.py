@@ -1,6 +1,6 @@
-"""The peer: the reference job as a competent user writes it with FastStream (confluent), inbox and outbox by hand.
+"""The peer: the reference job as a competent user writes it with FastStream, inbox and outbox by hand.
 
-Loggers off, a pydantic model in the handler, the offset committed after each message (at least once).
+Loggers off, a pydantic model in the handler, each message acknowledged after it (at least once).
 
 ``bare``: an empty handler, the least that FastStream does at least once. ``driver``: a transaction per message with
 asyncpg. ``sqlalchemy``: the same with an AsyncSession. ``bulk``: ``batch=True`` with one hand-written statement per
@@ -13,12 +13,12 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import sqlalchemy as sa
-from faststream import AckPolicy
-from faststream.confluent import KafkaBroker, KafkaMessage
+from faststream import Context
+from faststream.message import StreamMessage
 from pydantic import BaseModel
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
@@ -26,9 +26,10 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from benchmarks import byhand
 from benchmarks.job import Run
-from benchmarks.kafka_twin import columns
+from benchmarks.postgres_twin import columns
 from benchmarks.servers import Meter, Place, pool
 
+Message = Annotated[StreamMessage[Any], Context("message")]
 Kind = Literal["bare", "driver", "sqlalchemy", "bulk"]
 
 CLAIM = "insert into inbox (consumer, event_id) values (1, $1) on conflict do nothing returning 1"
@@ -89,11 +90,13 @@ def answer(order: Order, cause: str, topic: str) -> tuple[UUID, str, bytes, byte
 
 
 class Peer:
-    """One process: broker, handler, relay."""
+    """One process: broker, handler, relay. What a broker has of its own is said by its subclass."""
+
+    id_header = "ce_id"
 
     def __init__(self, here: Place, kind: Kind) -> None:
         self._here, self._kind = here, kind
-        self._broker = KafkaBroker(here.servers.bootstrap, logger=None)
+        self._broker = self.broker()
         self._meter: Meter | None = None
         self._handled, self._all = 0, asyncio.Event()
         self._pool: Any = None
@@ -123,6 +126,16 @@ class Peer:
         elif self._kind != "bare":
             self._pool = await pool(self._here, POOL)
 
+    def broker(self) -> Any:
+        raise NotImplementedError
+
+    def subscriber(self, kind: Kind) -> Callable[[Callable[..., Awaitable[None]]], object]:
+        raise NotImplementedError
+
+    async def send(self, body: bytes, key: bytes, headers: list[tuple[str, bytes]]) -> None:
+        """Returns when it is confirmed."""
+        raise NotImplementedError
+
     def _subscribe(self) -> None:
         handlers: dict[Kind, Callable[..., Awaitable[None]]] = {
             "bare": self.bare,
@@ -130,15 +143,7 @@ class Peer:
             "sqlalchemy": self.sqlalchemy,
             "bulk": self.bulk,
         }
-        options: dict[str, Any] = {"batch": True, "max_records": 500} if self._kind == "bulk" else {}
-        subscriber = self._broker.subscriber(
-            self._here.topic_in,
-            group_id=self._here.group,
-            auto_offset_reset="earliest",
-            ack_policy=AckPolicy.NACK_ON_ERROR,
-            **options,
-        )
-        subscriber(handlers[self._kind])
+        self.subscriber(self._kind)(handlers[self._kind])
 
     def _begun(self) -> None:
         if self._meter is None:
@@ -155,19 +160,19 @@ class Peer:
         self._begun()
         self._counted()
 
-    async def driver(self, order: Order, message: KafkaMessage) -> None:
+    async def driver(self, order: Order, message: Message) -> None:
         self._begun()
-        cause = message.headers["ce_id"]
+        cause = message.headers[self.id_header]
         async with self._pool.acquire() as connection, connection.transaction():
             if await connection.fetchval(CLAIM, cause):
                 await connection.execute(PAY, order.order_id, order.amount)
                 await connection.execute(APPEND, *answer(order, cause, self._here.topic_out))
         self._counted()
 
-    async def sqlalchemy(self, order: Order, message: KafkaMessage) -> None:
+    async def sqlalchemy(self, order: Order, message: Message) -> None:
         self._begun()
         assert self._sessions is not None
-        cause = message.headers["ce_id"]
+        cause = message.headers[self.id_header]
         async with self._sessions() as session, session.begin():
             claim = insert(Inbox).values(consumer=1, event_id=UUID(cause)).on_conflict_do_nothing()
             if (await session.execute(claim.returning(Inbox.event_id))).first() is not None:
@@ -176,9 +181,9 @@ class Peer:
                 session.add(Outbox(shard=0, event_id=id, topic=topic, key=key, headers=headers, body=body))
         self._counted()
 
-    async def bulk(self, orders: list[Order], message: KafkaMessage) -> None:
+    async def bulk(self, orders: list[Order], message: Message) -> None:
         self._begun()
-        causes = [dict(headers)["ce_id"] for headers in message.batch_headers]
+        causes = [dict(headers)[self.id_header] for headers in message.batch_headers]
         async with self._pool.acquire() as connection, connection.transaction():
             fresh = {str(row[0]) for row in await connection.fetch(CLAIM_MANY, causes)}
             new = [(order, cause) for order, cause in zip(orders, causes, strict=True) if cause in fresh]
@@ -219,14 +224,4 @@ class Peer:
 
     async def _publish(self, rows: Sequence[tuple[str, bytes, bytes, bytes]]) -> None:
         """Together, each confirmed."""
-        await asyncio.gather(
-            *(
-                self._broker.publish(
-                    body,
-                    topic=topic,
-                    key=key,
-                    headers={name: value.decode() for name, value in byhand.unpack(headers)},
-                )
-                for topic, key, headers, body in rows
-            )
-        )
+        await asyncio.gather(*(self.send(body, key, byhand.unpack(headers)) for _, key, headers, body in rows))

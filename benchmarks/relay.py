@@ -1,10 +1,12 @@
-"""The relay alone on Kafka and PostgreSQL: drain a full outbox, Eventkeel beside the native twin, alternately.
+"""The relay alone on PostgreSQL and Kafka or RabbitMQ: drain a full outbox, Eventkeel and the native twin, alternately.
 
-Acknowledged by all replicas, idempotent producer, a row deleted only after it was confirmed. The clock runs from the
-first look at the outbox until the last row is deleted. ``one hot key``: every row has the same key, so all are in
-order.
+Kafka: acknowledged by all replicas, idempotent producer. RabbitMQ: persistent, mandatory, confirmed, into the same
+exchange and stream. A row is deleted only after it was confirmed. The clock runs from the first look at the outbox
+until the last row is deleted. ``one hot key``: every row has the same key, so all are in order; RabbitMQ keeps no order
+for whoever does not wait, so there it is one message after another.
 
-    python -m benchmarks.relay [--broker kafka://… --store postgresql://…] [--events N] [--runs N] [--json]
+    python -m benchmarks.relay [--broker kafka|rabbitmq] [--events N] [--runs N] [--json]
+    python -m benchmarks.relay --broker kafka://… --store postgresql://…
 """
 
 from __future__ import annotations
@@ -23,13 +25,15 @@ from typing import Any
 import msgspec
 import psycopg
 
-from benchmarks import byhand, kafka_twin
+from benchmarks import byhand
 from benchmarks.job import PARTITIONS, Figure, Run, figure, machine_speed, uuid7
+from benchmarks.postgres_twin import TABLES, Relay
 from benchmarks.processes import child
-from benchmarks.servers import Meter, Place, Servers, add_options, ask, connect, place, servers, topic_size
+from benchmarks.servers import Meter, Place, Servers, add_options, ask, connect, place, servers, topics
 
 TWIN, OURS, HOT = "twin", "Eventkeel", "Eventkeel, one hot key"
 LEAST_SHARE, LEAST_HOT = 0.6, 2000.0
+HOT_SHARE = {"kafka": 5, "rabbitmq": 25}
 PER_TRANSACTION = 500
 PATIENCE = 240.0
 
@@ -58,9 +62,22 @@ def fill(here: Place) -> None:
                 copy.write_row((number % PARTITIONS, id, here.topic_out, key, headers, body))
 
 
+async def _relay(here: Place) -> Relay:
+    connection = await connect(here)
+    if here.servers.kind == "kafka":
+        from benchmarks import kafka_twin
+
+        return kafka_twin.Relay(connection, here.servers)
+    from benchmarks import rabbitmq_twin
+
+    relay = rabbitmq_twin.Relay(connection, here)
+    await relay.open()
+    return relay
+
+
 async def twin(here: Place) -> Run:
     fill(here)
-    relay = kafka_twin.Relay(await connect(here), here.servers)
+    relay = await _relay(here)
     meter = Meter(here.servers)
     task = asyncio.create_task(relay.run())
     async with asyncio.timeout(PATIENCE):
@@ -135,10 +152,10 @@ def obey() -> None:
 def measure(where: Servers, variant: str, events: int) -> Run:
     """One whole run, in a process of its own."""
     by_hand = variant == TWIN
-    with place(where, tables=kafka_twin.TABLES if by_hand else "", count=events) as here:
+    with place(where, tables=TABLES if by_hand else "", count=events, layout="by hand" if by_hand else "") as here:
         done = msgspec.json.decode(child("benchmarks.relay", Task(variant, here), here.tag), type=Run)
         waiting = ask(here, f"select count(*) from {'outbox' if by_hand else 'eventkeel_outbox'}")
-        sent = topic_size(where, here.topic_out)
+        sent = topics(where).out(here)
         assert (waiting, sent) == (0, events), f"{waiting} rows left, {sent} of {events} messages out"
         return done
 
@@ -150,7 +167,7 @@ def compare(where: Servers, options: argparse.Namespace, say: Callable[..., None
         for variant in (TWIN, OURS, HOT):
             if options.only and options.only not in variant:
                 continue
-            events = options.events // 5 if variant == HOT else options.events
+            events = options.events // HOT_SHARE[where.kind] if variant == HOT else options.events
             runs[variant].append(measure(where, variant, events))
             say(f"  round {round}: {figure(variant, runs[variant][-1:])}")
     return {name: figure(name, done) for name, done in runs.items()}
@@ -158,8 +175,8 @@ def compare(where: Servers, options: argparse.Namespace, say: Callable[..., None
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    add_options(parser)
-    parser.add_argument("--events", type=int, default=50_000, help="rows in the outbox; one hot key gets a fifth")
+    add_options(parser, "kafka or rabbitmq (servers of our own), kafka://host:port, amqp://user:password@host:port")
+    parser.add_argument("--events", type=int, default=50_000, help="rows in the outbox; one hot key gets a part of it")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--only", default="", help="variants whose name contains this")
     parser.add_argument("--json", action="store_true", help="one JSON object on the last line")
@@ -182,7 +199,7 @@ def main() -> None:
     if {TWIN, OURS} <= figures.keys():
         share = figures[OURS].rate / figures[TWIN].rate
         verdicts.append((share >= LEAST_SHARE, f"{share:.2f} of the twin (at least {LEAST_SHARE:g})"))
-    if HOT in figures:
+    if HOT in figures and where.kind == "kafka":
         rate = figures[HOT].rate
         verdicts.append((rate >= LEAST_HOT, f"one hot key: {rate:,.0f} /s (at least {LEAST_HOT:,.0f})"))
     for holds, words in verdicts:

@@ -1,5 +1,5 @@
-"""Kafka and PostgreSQL for the benchmarks: where they are, topics and a schema for one run, rows counted by plain SQL,
-and the CPU time that the servers used.
+"""A broker and PostgreSQL for the benchmarks: where they are, topics and a schema for one run, rows counted by plain
+SQL, and the CPU time that the servers used.
 
 Without Eventkeel, as everything that both sides share.
 """
@@ -8,27 +8,27 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import os
 import shlex
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, Literal
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 from uuid import uuid4
 
 import msgspec
 import psutil  # type: ignore[import-untyped]
 import psycopg
-from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.cimpl import NewTopic
 
-from benchmarks.job import PARTITIONS, Input, Run
+from benchmarks.job import Input, Run
 from benchmarks.processes import family
 
+SCHEMES = {"kafka": "kafka", "amqp": "rabbitmq"}
 TOOL = Path(__file__).parent.parent / "tools" / "servers"
 
 
@@ -36,9 +36,14 @@ class Servers(msgspec.Struct, frozen=True):
     """Where both servers are."""
 
     broker: str
-    """``kafka://host:port``."""
+    """``kafka://host:port`` or ``amqp://user:password@host:port``."""
     store: str
     """``postgresql://…``."""
+
+    @property
+    def kind(self) -> str:
+        """``kafka`` or ``rabbitmq``."""
+        return SCHEMES[urlsplit(self.broker).scheme]
 
     @property
     def bootstrap(self) -> str:
@@ -56,12 +61,27 @@ class Servers(msgspec.Struct, frozen=True):
         return f"{url}{'&' if urlsplit(url).query else '?'}schema={quote(schema)}"
 
 
+Layout = Literal["", "by hand", "plain", "peer"]
+"""How messages lie on RabbitMQ: as Eventkeel makes it; the same made by hand; queues without exchanges; as a user of
+FastStream declares them. On Kafka a topic is a topic."""
+
+
 class Place(msgspec.Struct, frozen=True):
     """One run's own topics and tables."""
 
     servers: Servers
     tag: str
     count: int
+    layout: Layout = ""
+
+    @property
+    def broker(self) -> str:
+        """The broker for Eventkeel; on RabbitMQ with a registry of the run's own."""
+        return f"{self.servers.broker}?prefix={self.prefix}" if self.servers.kind == "rabbitmq" else self.servers.broker
+
+    @property
+    def prefix(self) -> str:
+        return f"b{self.tag}."
 
     @property
     def topic_in(self) -> str:
@@ -83,25 +103,27 @@ class Place(msgspec.Struct, frozen=True):
 # ------------------------------------------------------------------ where they are
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--broker", default=os.environ.get("EVENTKEEL_BROKER", ""), help="kafka://host:port")
+def add_options(parser: argparse.ArgumentParser, brokers: str = "kafka://host:port") -> None:
+    parser.add_argument("--broker", default=os.environ.get("EVENTKEEL_BROKER", ""), help=brokers)
     parser.add_argument(
         "--store", default=os.environ.get("EVENTKEEL_STORE", ""), help="postgresql://user@host/database"
     )
 
 
 @contextlib.contextmanager
-def servers(broker: str, store: str) -> Iterator[Servers]:
-    """Those named, or else servers of our own, stopped at the end."""
+def servers(broker: str, store: str, kind: str = "kafka") -> Iterator[Servers]:
+    """Those named, or else servers of our own, stopped at the end. A ``broker`` without address is what to start."""
+    if broker in SCHEMES.values():
+        broker, kind = "", broker
     if broker and store:
         yield Servers(broker, store)
         return
     if broker or store:
-        raise SystemExit("say both, --broker kafka://… and --store postgresql://…, or neither for servers of our own")
+        raise SystemExit("say both, --broker URL and --store postgresql://…, or neither for servers of our own")
     with tempfile.TemporaryDirectory(prefix="eventkeel-benchmark-") as data:
         own = {**os.environ, "EVENTKEEL_SERVERS": data}  # whatever runs already is not ours to stop
         try:
-            said = _told(subprocess.run([TOOL, "up", "kafka", "postgres"], check=True, stdout=subprocess.PIPE, env=own))
+            said = _told(subprocess.run([TOOL, "up", kind, "postgres"], check=True, stdout=subprocess.PIPE, env=own))
             yield Servers(said["EVENTKEEL_BROKER"], said["EVENTKEEL_STORE"])
         finally:
             subprocess.run([TOOL, "down"], check=True, stdout=subprocess.DEVNULL, env=own)
@@ -116,37 +138,39 @@ def _told(ended: subprocess.CompletedProcess[bytes]) -> dict[str, str]:
 # ------------------------------------------------------------------ topics and tables of a run
 
 
+def topics(where: Servers) -> ModuleType:
+    """What makes, fills, counts and drops topics there: ``benchmarks.on_kafka`` or ``benchmarks.on_rabbitmq``."""
+    return importlib.import_module(f"benchmarks.on_{where.kind}")
+
+
 @contextlib.contextmanager
-def place(where: Servers, inputs: Iterable[Input] = (), tables: str = "", count: int = 0) -> Iterator[Place]:
+def place(
+    where: Servers,
+    inputs: Iterable[Input] = (),
+    tables: str = "",
+    count: int = 0,
+    *,
+    layout: Layout = "",
+    prepare: Callable[[Place], object] = lambda here: None,
+) -> Iterator[Place]:
     """Fresh topics, the first one filled with ``inputs``, and a fresh schema with ``tables``; gone afterwards, with
-    every schema whose name begins with this one's. ``count``: how many events this is about; else all of ``inputs``."""
-    here = Place(where, uuid4().hex[:8], count)
+    every schema whose name begins with this one's. ``count``: how many events this is about; else all of ``inputs``.
+    ``prepare`` is called before the topic is filled."""
+    here = Place(where, uuid4().hex[:8], count, layout)
+    on = topics(where)
     try:
-        make_topics(where, here.topic_in, here.topic_out)
-        filled = fill(where, here.topic_in, inputs)
+        on.make(here)
         with psycopg.connect(where.dsn(), autocommit=True) as connection:
             connection.execute(f"create schema {here.schema}".encode())
             connection.execute(f"set search_path = {here.schema}".encode())
             connection.execute(tables.encode())
+            prepare(here)
+            filled = on.fill(here, inputs)
             connection.execute("checkpoint")
         yield here if count else msgspec.structs.replace(here, count=filled)
     finally:
-        drop_topics(where, here.topic_in, here.topic_out)
+        on.drop(here)
         drop_schemas(here)
-
-
-def make_topics(where: Servers, *names: str) -> None:
-    admin = AdminClient({"bootstrap.servers": where.bootstrap})
-    for made in admin.create_topics([NewTopic(name, PARTITIONS, 1) for name in names]).values():
-        made.result()
-    time.sleep(0.3)  # until every partition has its leader; nothing tells
-
-
-def drop_topics(where: Servers, *names: str) -> None:
-    admin = AdminClient({"bootstrap.servers": where.bootstrap})
-    for dropped in admin.delete_topics(list(names)).values():
-        with contextlib.suppress(Exception):  # a topic that is not there is gone
-            dropped.result()
 
 
 def drop_schemas(here: Place) -> None:
@@ -154,42 +178,6 @@ def drop_schemas(here: Place) -> None:
         found = connection.execute("select nspname from pg_namespace where starts_with(nspname, %s)", (here.schema,))
         for (name,) in found.fetchall():
             connection.execute(f'drop schema "{name}" cascade'.encode())
-
-
-def fill(where: Servers, topic: str, inputs: Iterable[Input]) -> int:
-    """Put messages on a topic, partitioned as a Java client would, and say how many. Not measured."""
-    producer = Producer(
-        {
-            "bootstrap.servers": where.bootstrap,
-            "acks": "all",
-            "linger.ms": 20,
-            "partitioner": "murmur2_random",
-            "queue.buffering.max.messages": 200_000,
-        }
-    )
-    count = 0
-    for each in inputs:
-        count += 1
-        producer.produce(topic, each.body, each.key, headers=list(each.headers))
-        while len(producer) > 100_000:
-            producer.poll(0.1)
-    if producer.flush(120):
-        raise SystemExit(f"{topic}: not everything could be put on it within 120 s")
-    return count
-
-
-def topic_size(where: Servers, topic: str) -> int:
-    """Messages on a topic."""
-    consumer = Consumer({"bootstrap.servers": where.bootstrap, "group.id": "benchmark-count"})
-    try:
-        total = 0
-        for partition in range(PARTITIONS):
-            ends = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
-            assert ends is not None
-            total += ends[1] - ends[0]
-        return total
-    finally:
-        consumer.close()
 
 
 def ask(here: Place, sql: str) -> int:
@@ -207,9 +195,10 @@ def check(here: Place, inbox: str = "inbox", outbox: str = "outbox") -> None:
         "inbox": ask(here, f"select count(*) from {inbox}"),
         "payments": ask(here, "select count(*) from payments"),
         "waiting": ask(here, f"select count(*) from {outbox}"),
-        "out": topic_size(here.servers, here.topic_out),
+        "out": topics(here.servers).out(here),
+        "left": topics(here.servers).left(here),
     }
-    wanted = {"inbox": here.count, "payments": here.count, "waiting": 0, "out": here.count}
+    wanted = {"inbox": here.count, "payments": here.count, "waiting": 0, "out": here.count, "left": 0}
     assert found == wanted, f"{found} is not {wanted}"
 
 
@@ -256,7 +245,7 @@ class Meter:
 
 
 def _named(where: Servers) -> list[tuple[str, str]]:
-    return [("postgres", where.store), ("kafka", where.broker.partition(",")[0])]
+    return [("postgres", where.store), (where.kind, where.broker.partition(",")[0])]
 
 
 def _listener(url: str) -> int | None:
