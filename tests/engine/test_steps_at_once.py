@@ -252,8 +252,14 @@ async def test_the_gate_of_a_head_with_steps_is_kept_for_as_long_as_its_calls_ta
             raise RuntimeError("once")
         for number in range(3):
             await steps.run(f"call-{number}", time_passes)
-            ((until,),) = await steps.fetch_all("select until from eventkeel_gate")
-            untils.append(until - app.clock.now())
+            async with asyncio.timeout(10):
+                while (left := await gate_is_held_for(steps)) <= 30:
+                    await asyncio.sleep(0.01)  # it is kept by a loop of its own, which has its turn
+            untils.append(left)
+
+    async def gate_is_held_for(steps: Steps) -> float:
+        ((until,),) = await steps.fetch_all("select until from eventkeel_gate")
+        return float(until) - app.clock.now()
 
     async def time_passes() -> None:
         app.clock.advance(30)
@@ -261,7 +267,7 @@ async def test_the_gate_of_a_head_with_steps_is_kept_for_as_long_as_its_calls_ta
     async with harness(service) as app:
         await app.publish(ordered(1))
         await app.until_quiet()
-        assert len(untils) == 3 and all(left > 30 for left in untils)
+        assert len(untils) == 3
 
 
 async def test_a_call_that_takes_longer_than_a_rebalance_may_wait_is_left_to_the_next_owner() -> None:
