@@ -128,8 +128,10 @@ def connect(url: str) -> Any:
         raise Unreadable("reading RabbitMQ needs pika: pip install pika") from error
     scheme, _, rest = url.partition("?")[0].partition("://")
     place, _, vhost = rest.partition("/")
+    login, at, hosts = place.rpartition("@")
+    nodes = [pika.URLParameters(f"{scheme}://{login}{at}{host}/{vhost or '%2f'}") for host in hosts.split(",")]
     try:
-        return pika.BlockingConnection(pika.URLParameters(f"{scheme}://{place}/{vhost or '%2f'}"))
+        return pika.BlockingConnection(nodes)
     except (AMQPError, OSError) as error:
         raise Unreadable(f"RabbitMQ does not answer: {error!r}") from error
 

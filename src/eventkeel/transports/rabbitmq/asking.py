@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
-
-from pamqp import commands
 
 from eventkeel.errors import BrokerUnavailable, ConfigurationError
 from eventkeel.message import Delivery, Headers, Slice
 from eventkeel.ports.transport import Sent, SliceLag, Span
 from eventkeel.transports.rabbitmq import wire
-from eventkeel.transports.rabbitmq.connection import ANSWER
+from eventkeel.transports.rabbitmq.connection import ANSWER, Channel
 from eventkeel.transports.rabbitmq.publisher import to_queue
 from eventkeel.transports.rabbitmq.registry import ready_in
+from eventkeel.transports.rabbitmq.streams import consume
 from eventkeel.transports.rabbitmq.topology import HISTORY
 
 if TYPE_CHECKING:
@@ -83,27 +83,25 @@ async def history(transport: RabbitTransport, topic: str, span: Span) -> AsyncIt
     outcome = (await transport.publisher.publish([message], ANSWER))[0]
     if not isinstance(outcome, Sent):
         raise BrokerUnavailable(f"broker {transport.options.name}, {stream}: {outcome.reason}")
-    channel = await (await transport.asking.get()).channel()
     arrived: asyncio.Queue[Delivery | None] = asyncio.Queue()
     last = span.last
 
-    def take(method: bytes, header: bytes, body: bytes) -> None:
+    def take(at: Channel, method: bytes, header: bytes, body: bytes) -> None:
         got = wire.delivered(method, header)
-        channel.connection.write(wire.ack(channel.number, got.tag, False))
+        at.connection.write(wire.ack(at.number, got.tag, False))
         if got.marker == marker or (last is not None and got.offset >= last):
             arrived.put_nowait(None)
         elif not got.marker and got.offset >= span.first:
             arrived.put_nowait(Delivery(slice, got.offset, got.key, got.headers, body, got.time))
 
-    channel.on_content = take
+    def prepare(channel: Channel) -> None:
+        channel.on_content = partial(take, channel)
+
+    channel = await consume(transport.asking, stream, span.first or "first", _PAGE, prepare)
     channel.on_closed = lambda reason: arrived.put_nowait(None)
     try:
-        await channel.ask(commands.Basic.Qos(prefetch_count=_PAGE), commands.Basic.QosOk)
-        offset: str | int = span.first or "first"
-        consume = commands.Basic.Consume(queue=stream, arguments={"x-stream-offset": offset})
-        await channel.ask(consume, commands.Basic.ConsumeOk)
         ended = False
-        while not ended:
+        while not ended and channel.closed is None:
             page: list[Delivery] = []
             async with asyncio.timeout(ANSWER):
                 found = await arrived.get()

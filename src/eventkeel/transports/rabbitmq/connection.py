@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import random
 import socket
 import ssl
 from collections import deque
@@ -15,6 +17,8 @@ from pamqp import base, commands, exceptions, frame
 from eventkeel.errors import BrokerUnavailable, ConfigurationError
 from eventkeel.transports.rabbitmq import wire
 from eventkeel.transports.rabbitmq.settings import Options
+
+log = logging.getLogger("eventkeel.transports.rabbitmq")
 
 F = TypeVar("F", bound=base.Frame)
 
@@ -136,6 +140,8 @@ class Connection(asyncio.Protocol):
         """Why the broker takes nothing from this connection now; empty: it does."""
         self.version = self.cluster = ""
         self.frame_max = wire.LARGEST
+        self.host = 0
+        """The number of the host in the URL."""
         self.gone: str | None = None
         """Why it ended."""
         self._loop = asyncio.get_running_loop()
@@ -381,9 +387,11 @@ class Connection(asyncio.Protocol):
             self.abort(found.reply_text)
         elif isinstance(found, commands.Connection.Blocked):
             self.blocked = found.reason or "it has an alarm"
+            log.warning("broker %s: the broker takes nothing now: %s; what is published waits", self.name, self.blocked)
             self._wake()
         elif isinstance(found, commands.Connection.Unblocked):
             self.blocked = ""
+            log.warning("broker %s: it takes messages again", self.name)
             self._wake()
         else:
             self._zero.take(payload, found)
@@ -393,14 +401,19 @@ def _plain(value: object) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value or "")
 
 
-async def connect(options: Options, purpose: str) -> Connection:
-    """To the first host that lets us in. Raises ConfigurationError, BrokerUnavailable."""
+async def connect(options: Options, purpose: str, first: int = 0) -> Connection:
+    """To the first host that lets us in, in the URL's order from the one with this number, round and round.
+
+    Raises ConfigurationError, BrokerUnavailable.
+    """
     context = options.context()
     trouble: Exception = BrokerUnavailable(f"broker {options.name} has no host")
-    for host, port in options.hosts:
+    count = len(options.hosts)
+    for number in range(first, first + count):
         connection = Connection(options, purpose)
+        connection.host = number % count
         try:
-            await connection.open(host, port, context)
+            await connection.open(*options.hosts[connection.host], context)
             return connection
         except BrokerUnavailable as error:
             trouble = error
@@ -418,6 +431,9 @@ class Line:
         self._options, self._purpose = options, purpose
         self._connection: Connection | None = None
         self._lock = asyncio.Lock()
+        self._first = random.randrange(len(options.hosts))
+        """The host that is asked first: any, so that a cluster's nodes share its clients; then the one behind the host
+        that was lost, which may not even refuse."""
         self._failures = 0
         self._not_before = 0.0
         self._trouble = ""
@@ -441,14 +457,14 @@ class Line:
             if now < self._not_before:
                 raise BrokerUnavailable(self._trouble)
             try:
-                connection = await connect(self._options, self._purpose)
+                connection = await connect(self._options, self._purpose, self._first)
             except BrokerUnavailable as error:
                 self._failures += 1
                 self._trouble = str(error)
                 pause = min(2.0, 0.1 * 2.0**self._failures)
                 self._not_before = asyncio.get_running_loop().time() + pause
                 raise
-            self._failures = 0
+            self._failures, self._first = 0, connection.host + 1
             if self._over.is_set():  # while we were being let in
                 await connection.end("closed")
                 raise BrokerUnavailable(f"broker {self._options.name} is not open")

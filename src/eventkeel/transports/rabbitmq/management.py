@@ -24,12 +24,13 @@ class Management:
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        host, port = options.hosts[0]
-        usual = f"http://{host}:{_PORTS[port]}" if port in _PORTS else ""
-        self._address = "" if options.management == "no" else options.management.rstrip("/") or usual
+        usual = [f"http://{host}:{_PORTS[port]}" for host, port in options.hosts if port in _PORTS]
+        named = [each.rstrip("/") for each in options.management.split(",") if each]
+        self._addresses = [] if options.management == "no" else named or usual
+        """One for each node; any of them knows all."""
         self.cluster = ""
         """The name of the cluster that we are connected to: an API that has another one is not asked."""
-        self._checked = False
+        self._checked: set[str] = set()
 
     async def bindings(self) -> set[tuple[str, str, str]] | None:
         """(source, destination, routing key) of every binding in the virtual host."""
@@ -46,23 +47,27 @@ class Management:
         return {str(each["name"]): int(each.get("messages_unacknowledged") or 0) for each in found}
 
     async def _get(self, what: str) -> Any:
-        if not self._address:
-            return None
+        for address in tuple(self._addresses):
+            try:
+                found = await self._ask(address, what)
+            except (OSError, ValueError) as error:
+                if address not in self._checked and not self._options.management:
+                    self._addresses.remove(address)  # the usual port, and nobody there, or somebody else
+                    log.info("the bindings of broker %s are not looked at: %s", self._options.name, error)
+                continue
+            self._addresses.sort(key=lambda each: each != address)  # a node that is down is not asked each time
+            return found
+        return None
+
+    async def _ask(self, address: str, what: str) -> Any:
         name, _, query = what.partition("?")
         vhost = quote(self._options.vhost, safe="")
-        try:
-            if not self._checked:
-                overview = await asyncio.to_thread(self._fetch, f"{self._address}/api/overview")
-                if self.cluster and overview.get("cluster_name") != self.cluster:
-                    raise ValueError("another broker's")
-                self._checked = True
-            url = f"{self._address}/api/{name}/{vhost}{'?' + query if query else ''}"
-            return await asyncio.to_thread(self._fetch, url)
-        except (OSError, ValueError) as error:
-            if not self._checked and not self._options.management:
-                self._address = ""  # the usual port, and nobody there, or somebody else
-                log.info("the bindings of broker %s are not looked at: %s", self._options.name, error)
-            return None
+        if address not in self._checked:
+            overview = await asyncio.to_thread(self._fetch, f"{address}/api/overview")
+            if self.cluster and overview.get("cluster_name") != self.cluster:
+                raise ValueError("another broker's")
+            self._checked.add(address)
+        return await asyncio.to_thread(self._fetch, f"{address}/api/{name}/{vhost}{'?' + query if query else ''}")
 
     def _fetch(self, url: str) -> Any:
         if urlsplit(url).scheme not in ("http", "https"):

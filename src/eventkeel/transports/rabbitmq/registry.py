@@ -23,6 +23,7 @@ from eventkeel.transports.rabbitmq import wire
 from eventkeel.transports.rabbitmq.connection import ANSWER, Channel, ChannelClosed, Line
 from eventkeel.transports.rabbitmq.publisher import Publisher, to_queue
 from eventkeel.transports.rabbitmq.settings import Options, stream_arguments
+from eventkeel.transports.rabbitmq.streams import STARTING, consume
 
 Kind = Literal["topic", "resize", "group", "generation", "filled", "drained", "look"]
 
@@ -130,9 +131,6 @@ class State:
                 yield generation
 
 
-STARTING = 20.0
-"""Seconds that a node may need for its streams after it has let us in."""
-
 _read = msgspec.json.Decoder(Record).decode
 _write = msgspec.json.Encoder().encode
 
@@ -216,15 +214,11 @@ class Registry:
                     f"broker {self._options.name} has no topics of Eventkeel yet; they are made when a service is "
                     "started"
                 )
-            channel = await (await self._line.get()).channel()
-            channel.on_content = self._arrived
-            channel.on_cancel = self._leave
-            self._channel = channel
-            await channel.ask(commands.Basic.Qos(prefetch_count=1000), commands.Basic.QosOk)
-            consume = commands.Basic.Consume(
-                queue=self._options.registry, arguments={"x-stream-offset": self._next or "first"}
-            )
-            await channel.ask(consume, commands.Basic.ConsumeOk)
+            await consume(self._line, self._options.registry, self._next or "first", 1000, self._listen)
+
+    def _listen(self, channel: Channel) -> None:
+        channel.on_content, channel.on_cancel = self._arrived, self._leave
+        self._channel = channel
 
     def _arrived(self, method: bytes, header: bytes, body: bytes) -> None:
         got = wire.delivered(method, header)

@@ -51,7 +51,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     replication: int = 0
     """Members of a new queue; 0: the broker's default."""
     management: str = ""
-    """URL of the management API; ``no``: do not look for it; empty: the usual port."""
+    """URL of the management API, or several with commas between them; ``no``: do not look for it; empty: the usual
+    port."""
 
     @property
     def name(self) -> str:
@@ -164,9 +165,13 @@ def _number(options: dict[str, str], name: str, default: int, least: int, most: 
     return int(text)
 
 
+_BALANCED = {"x-queue-leader-locator": "balanced"}
+"""Leaders are spread over the nodes of a cluster, not all put where the declaring process happens to be connected."""
+
+
 def stream_arguments(options: Options, *, age: bool) -> dict[str, object]:
     """Of a stream that is declared."""
-    arguments: dict[str, object] = {"x-queue-type": "stream"}
+    arguments: dict[str, object] = {"x-queue-type": "stream", **_BALANCED}
     if age:
         arguments["x-max-age"] = options.history
     if options.replication:
@@ -176,7 +181,7 @@ def stream_arguments(options: Options, *, age: bool) -> dict[str, object]:
 
 def quorum_arguments(options: Options) -> dict[str, object]:
     """Of a queue that survives the loss of a minority of its members."""
-    arguments: dict[str, object] = {"x-queue-type": "quorum"}
+    arguments: dict[str, object] = {"x-queue-type": "quorum", **_BALANCED}
     if options.replication:
         arguments["x-quorum-initial-group-size"] = options.replication
     return arguments

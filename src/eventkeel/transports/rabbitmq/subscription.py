@@ -18,6 +18,7 @@ from eventkeel.transports.rabbitmq.connection import ANSWER, ChannelClosed
 from eventkeel.transports.rabbitmq.flow import Flow, HistoryFlow
 from eventkeel.transports.rabbitmq.publisher import to_queue
 from eventkeel.transports.rabbitmq.registry import Record, now, ready_in
+from eventkeel.transports.rabbitmq.streams import no_copy_here
 from eventkeel.transports.rabbitmq.topology import HISTORY, slices_of
 
 if TYPE_CHECKING:
@@ -225,6 +226,8 @@ class RabbitSubscription:
             self._stop(f"group {self.group!r}: this user may not read {flow.queue!r} ({reason})")
         elif reason.code == 404:
             self._look_now.set()
+        elif no_copy_here(reason) and (connection := self._transport.consuming.connection) is not None:
+            connection.abort(f"{flow.queue} is not to be read at this node: {reason}")  # the next one may have a copy
 
     def _lose(self, slice: Slice) -> None:
         self._drop(slice)
