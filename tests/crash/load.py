@@ -30,6 +30,13 @@ COMMITS = {
     True: "select extract(epoch from pg_xact_commit_timestamp(cast(tx as xid))), partition from eventkeel_inbox",
     False: "select at, partition from eventkeel_inbox",
 }
+LATE = 3.0
+"""Seconds from publishing to effect that are not usual."""
+LAST_LATE = f"""
+select max(extract(epoch from pg_xact_commit_timestamp(journal.xmin)))
+from journal join source using (account, number)
+where pg_xact_commit_timestamp(journal.xmin) - pg_xact_commit_timestamp(source.xmin) > interval '{LATE} seconds'
+"""
 
 
 class Load:
@@ -111,6 +118,12 @@ class Journal:
             for part in {one for _, one in rows}
         }
         return _longest([since, *(at for at, _ in within), until]), max(by_partition.values())
+
+    def caught_up(self, since: float) -> float:
+        """When the last event was handled that had waited for longer than ``LATE``; ``since`` where there was none."""
+        with reading(self.store) as database:
+            [[last]] = database.rows(LAST_LATE) if database.postgres else [[None]]
+        return max(since, float(last or 0.0))
 
     def wrong(self, load: Publishing) -> list[str]:
         """Wait until nothing moves any more, and count; what is wrong."""

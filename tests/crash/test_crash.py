@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from shop.brokers import with_options
 from tests.crash.cluster import brokers_die
 from tests.crash.places import Where, place
 from tests.crash.rolling import rolling
@@ -44,6 +45,9 @@ def test_nothing_is_lost_twice_or_out_of_order_while_processes_and_servers_are_k
         pytest.param("kafka", rolling, id="a rolling restart"),
         pytest.param("kafka", slow_handler, id="a handler slower than the poll interval"),
         pytest.param("kafka-cluster", lambda where, folder: brokers_die(where, folder, 1), id="a broker of three dies"),
+        pytest.param(
+            "rabbitmq-cluster", lambda where, folder: brokers_die(where, folder, 1), id="a RabbitMQ node of three dies"
+        ),
     ],
 )
 def test_under_load_nothing_is_lost_and_nobody_stands_still_for_long(
@@ -51,3 +55,13 @@ def test_under_load_nothing_is_lost_and_nobody_stands_still_for_long(
 ) -> None:
     with place(broker, "postgres") as where:
         assert holds(where, tmp_path) == []
+
+
+@pytest.mark.slow
+@pytest.mark.servers
+@pytest.mark.timeout(600)
+def test_the_run_sees_queues_that_have_one_member_only(tmp_path: Path) -> None:
+    with place("rabbitmq-cluster", "postgres") as where:
+        single = dataclasses.replace(where, broker=with_options(where.broker, {"replication": "1"}))
+        wrong = brokers_die(single, tmp_path, 1, patience=25.0)
+    assert any("stood still" in each for each in wrong), wrong
