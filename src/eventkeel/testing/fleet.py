@@ -84,6 +84,16 @@ class Fleet:
                 _close(seat.process)
         self._seats = [seat for seat in self._seats if not seat.leaves]
 
+    def lose(self, pid: int) -> None:
+        """Kill a process at once (SIGKILL); nobody starts it again."""
+        seat = next(seat for seat in self._seats if seat.process is not None and seat.process.pid == pid)
+        assert seat.process is not None
+        seat.leaves = True
+        seat.process.kill()
+        seat.process.wait()
+        _close(seat.process)
+        self._seats = [each for each in self._seats if each is not seat]
+
     def _log(self, service: str, number: str) -> Path:
         return self.folder / f"{service.replace(':', '.')}-{number}.log"
 
