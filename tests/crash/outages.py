@@ -6,6 +6,7 @@
 stop_app      the node's RabbitMQ is stopped for 20 s
 connections   one of our connections is killed every 2 s, for a minute
 unbound       the topic's exchange loses all its bindings for 10 s; `eventkeel refill` gives it others
+deleted       one of the group's queues is deleted; the same command
 memory        20 s of alarm: the broker takes nothing
 disk          the same for its disk
 
@@ -38,6 +39,7 @@ from urllib.parse import quote
 import pika  # type: ignore[import-untyped]
 
 from shop.databases import reading
+from tests.crash import book
 from tests.crash.load import PATIENCE, SERVICE, TOPIC, Journal, Load, journal_under_load
 from tests.crash.places import Where, arguments, command
 from tests.crash.run import LOST_EVENTS
@@ -54,6 +56,9 @@ SETTLED = 2.0
 """Seconds of ordinary life between two disruptions."""
 UNDER_WAY = f"select count(*) from ({LOST_EVENTS}) as under_way"
 GROUP = "journal"
+REFILL = f"eventkeel refill MODULE:SERVICE --topic {TOPIC}"
+HALT = 10.0
+"""Seconds within which a process says that a queue is gone."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,27 +90,41 @@ class Recovery:
 class Outages:
     """Disrupts, measures, goes on."""
 
-    def __init__(self, rabbit: RabbitMQ, journal: Journal, load: Load, share: float = 1.0) -> None:
-        """``share``: of the seconds that each disruption takes in full."""
+    def __init__(
+        self, rabbit: RabbitMQ, journal: Journal, load: Load, share: float = 1.0, changing: float = CHANGING
+    ) -> None:
+        """``share``: of the seconds that each disruption takes in full; ``changing``: seconds in which a group has
+        gone over to new queues."""
         self.rabbit, self.journal, self.load, self.share = rabbit, journal, load, share
         self.wrong: list[str] = []
         self._normal = PER_SECOND
         """Events that are under way when all is well."""
-        self._folder = journal.fleet.folder
-        self._logs = {path: path.stat().st_size for path in self._folder.glob("*.log")}
+        self._changing = changing
+        self._logs = self._sizes()
 
     def run(self, name: str) -> Recovery:
         """Raises TimeoutError where nothing flows again."""
         self._normal = max(PER_SECOND, 1.5 * max(self._ordinary()))
         pids, starts = self.journal.fleet.pids(SERVICE), self.journal.fleet.starts
-        began = time.time()
         recovery: Recovery = getattr(self, name)()
         if self.journal.fleet.pids(SERVICE) != pids or self.journal.fleet.starts != starts:
             self.wrong.append(f"{name}: processes {pids} became {self.journal.fleet.pids(SERVICE)}")
         if recovery.worst > LIMIT:
             self.wrong.append(f"{name}: {recovery.worst:.1f} s to recover")
-        self._listen(name, began)
+        if not any(word in said for word in SAYS[name] for said in self._said()):
+            self.wrong.append(f"{name}: no process said one of {', '.join(SAYS[name])}")
+        self._logs = self._sizes()
         return recovery
+
+    def count(self) -> list[str]:
+        """Whether all that is published by now takes effect once and in order; what is wrong."""
+        missing, until = self._missing(), time.monotonic() + PATIENCE
+        while missing and time.monotonic() < until:
+            time.sleep(0.1)
+            missing &= self._missing()
+        counted = book.read(self.journal.store)
+        found = {"lost": len(missing), "twice": counted.twice, "out of order": counted.out_of_order + counted.torn}
+        return [f"{what} {number}" for what, number in found.items() if number]
 
     # -- the disruptions
 
@@ -130,10 +149,29 @@ class Outages:
                     channel.queue_unbind(name, TOPIC, key)
                 else:
                     channel.exchange_unbind(name, TOPIC, key)
-        recovery = self._heal("unbound", 10.0, self._refill, answers=True)
+        return self._change_queues("unbound")
+
+    def deleted(self) -> Recovery:
+        """Every process says within ``HALT`` seconds what to type."""
+        queues = [each["name"] for each in self._ask("queues?columns=name")]
+        queue = max(name for name in queues if name.startswith(f"{GROUP}.{TOPIC}.g"))
+        began = time.monotonic()
+        self.rabbit.ctl("delete_queue", queue)
+        while not all(queue in said and REFILL in said for said in self._said()):
+            if time.monotonic() - began > PATIENCE:
+                raise TimeoutError(f"deleted: not every process said {REFILL!r} within {PATIENCE:.0f} s")
+            time.sleep(0.05)
+        halted = time.monotonic() - began
+        print(f"every process says what to type {halted:.1f} s after {queue} was deleted", flush=True)
+        if halted > HALT:
+            self.wrong.append(f"deleted: the last process said so after {halted:.1f} s")
+        return self._change_queues("deleted")
+
+    def _change_queues(self, name: str) -> Recovery:
+        recovery = self._heal(name, 10.0, self._refill, answers=True)
         # The history comes first, then the old queues, and only then the new ones.
         over = time.time() - recovery.drained
-        time.sleep(max(0.0, CHANGING - recovery.drained))
+        time.sleep(max(0.0, self._changing - recovery.drained))
         self._until_nothing_is_behind(PATIENCE)
         stalled, _ = self.journal.gaps(over, time.time())
         return dataclasses.replace(recovery, stalled=stalled)
@@ -204,6 +242,10 @@ class Outages:
             time.sleep(0.1)
         return time.monotonic() - since
 
+    def _missing(self) -> set[tuple[Any, ...]]:
+        with reading(self.journal.store) as database:
+            return set(database.rows(LOST_EVENTS))
+
     def _under_way(self) -> int:
         with reading(self.journal.store) as database:
             return database.number(UNDER_WAY)
@@ -219,33 +261,26 @@ class Outages:
             text = answer.read()
             return json.loads(text) if text else None
 
-    def _listen(self, name: str, began: float) -> None:
-        """What the processes said of it, which has to name the trouble."""
-        said = ""
-        for path in self._folder.glob("*.log"):
-            with path.open("rb") as log:
-                log.seek(self._logs.get(path, 0))
-                said += log.read().decode("utf-8", "replace")
-                self._logs[path] = log.tell()
-        if not any(word in said for word in SAYS[name]):
-            self.wrong.append(f"{name}: no process said one of {', '.join(SAYS[name])}")
+    def _sizes(self) -> dict[Path, int]:
+        """The logs of the workers, and how long they are."""
+        logs = [each for each in self.journal.fleet.folder.glob("*.log") if "http" not in each.name]
+        return {path: path.stat().st_size for path in logs}
+
+    def _said(self) -> list[str]:
+        """What each worker has said since the last disruption."""
+        return [path.read_bytes()[size:].decode("utf-8", "replace") for path, size in self._logs.items()]
 
 
 SAYS = {
     "stop_app": ("cannot be reached", "does not answer", "the connection"),
     "connections": ("",),
     "unbound": ("eventkeel refill",),
+    "deleted": ("eventkeel refill",),
     "memory": ("the broker takes nothing now: low on memory",),
     "disk": ("the broker takes nothing now: low on disk",),
 }
-"""Words of which the processes have to say one."""
+"""Words of which a process has to say one."""
 NAMES = tuple(SAYS)
-
-
-@contextlib.contextmanager
-def _running(where: Where, folder: Path, mutant: str) -> Iterator[tuple[Journal, Load]]:
-    with journal_under_load(where, folder, workers=WORKERS, per_second=PER_SECOND, mutant=mutant) as both:
-        yield both
 
 
 def outages(
@@ -255,7 +290,7 @@ def outages(
     rabbit = where.servers["broker"]
     assert isinstance(rabbit, RabbitMQ)
     recoveries: list[Recovery] = []
-    with _running(where, folder, mutant) as (journal, load):
+    with journal_under_load(where, folder, workers=WORKERS, per_second=PER_SECOND, mutant=mutant) as (journal, load):
         pids = journal.fleet.pids(SERVICE)
         storm = Outages(rabbit, journal, load, share)
         try:
