@@ -137,7 +137,7 @@ class Outages:
         return self._heal("memory", 20.0 * self.share, lambda: self.rabbit.ctl("set_vm_memory_high_watermark", "0.4"))
 
     def disk(self) -> Recovery:
-        self.rabbit.ctl("set_disk_free_limit", "1000TB")
+        self.rabbit.ctl("set_disk_free_limit", str(10**15))
         return self._heal("disk", 20.0 * self.share, lambda: self.rabbit.ctl("set_disk_free_limit", "50MB"))
 
     def unbound(self) -> Recovery:

@@ -106,6 +106,7 @@ async def test_a_group_that_is_halted_holds_nothing_and_sends_its_outbox_until_i
         await app.until(lambda: _is(bool(ownership.halted)))
         assert "eventkeel refill" in app.runtime.unwell
         assert any("eventkeel refill" in each for each in hearing.heard)
+        await app.until(lambda: not ownership.shares)
         await ownership.balance()
         assert not ownership.shares
         assert ownership.relays, "its outbox is sent all the same"

@@ -21,6 +21,8 @@ from eventkeel.policy.assignment import plan
 from eventkeel.ports.store import Mark, Owned, OwnerRow
 from eventkeel.ports.transport import SliceLag
 
+HURRY = 1.0
+"""Seconds between two looks for slices that ended: one that ends again and again is left to the usual turns."""
 REJOIN = 4
 """Fences in a row on one slice that the broker says is ours, after which the group is left and joined anew."""
 
@@ -47,6 +49,7 @@ class Ownership(Part):
         """What a broker that assigns says is ours: begun as long as it says so, whatever else goes wrong."""
         self._fences: dict[Slice, int] = {}
         self._not_before: dict[Slice, float] = {}
+        self._hurried_at = float("-inf")
         self.halted = ""
         """Why the group stands still until an operator has acted; empty: it does not."""
 
@@ -130,8 +133,9 @@ class Ownership(Part):
         """The broker has given them to somebody else already; or, where we assign, they ended there: look at once."""
         self._given.difference_update(slices)
         await self.lost(slices)
-        if not self.context.transport.caps.assigns:
-            self.renewed_at = float("-inf")
+        now = self.context.clock.monotonic()
+        if not self.context.transport.caps.assigns and now - self._hurried_at >= HURRY:
+            self._hurried_at, self.renewed_at = now, float("-inf")
             self.wake()
 
     async def _take_what_was_given(self) -> None:
@@ -165,10 +169,10 @@ class Ownership(Part):
     async def halt(self, reason: str) -> None:
         """Give back every slice of the group and take none. The outbox is sent all the same."""
         self.halted = reason
-        await self.release(list(self.shares))
         error = GroupHalted(reason)
         for observer in self.context.observers:
             observer.trouble(f"{self.context.service} group {self.context.group}", error)
+        await self.release(list(self.shares))
 
     def resume(self) -> None:
         """It is mended."""
