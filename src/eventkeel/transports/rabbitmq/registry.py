@@ -235,7 +235,7 @@ class Registry:
         self.state.add(record)
         if (seen := self._waiting.get(record.id)) is not None and not seen.done():
             seen.set_result(None)
-        if record.kind != "look":
+        if record.kind != "look" or record.group:  # one with a group: somebody found it damaged
             for tell in tuple(self.changed):
                 tell()
 

@@ -59,7 +59,7 @@ class RabbitSubscription:
         self._tasks: set[asyncio.Task[None]] = set()
         self._dead = 0
         self._watching = asyncio.create_task(self._watch(), name=f"rabbitmq {group} watch")
-        transport.registry.changed.add(self._changed)
+        transport.registry.changed.add(self._news)
 
     # -- what arrives
 
@@ -206,7 +206,7 @@ class RabbitSubscription:
             return
         self._closed = True
         self._transport.forget(self)
-        self._transport.registry.changed.discard(self._changed)
+        self._transport.registry.changed.discard(self._news)
         for slice in tuple(self.flows):
             self._drop(slice)
         tasks = [self._watching, *self._tasks]
@@ -248,6 +248,7 @@ class RabbitSubscription:
             self._drop(slice)
         self._events.append(Halted(damage))
         self._wake()
+        self._say(Record("look", group=self.group))  # the others need not wait for their next look
 
     def _resume(self) -> None:
         if self._halted:
@@ -256,10 +257,13 @@ class RabbitSubscription:
             self._events.append(Resumed())
             self._wake()
 
+    def _news(self) -> None:
+        """The registry has some."""
+        self._look_now.set()
+        self._changed()
+
     def _changed(self) -> None:
-        """The registry has news: what is not consumed any more is given up at once."""
-        if self._halted:
-            self._look_now.set()
+        """What is not consumed any more is given up at once."""
         state = self._transport.registry.state
         valid = {slice for topic in self.topics for slice in slices_of(state, self.group, topic)}
         for slice in [slice for slice in self.flows if slice not in valid]:
