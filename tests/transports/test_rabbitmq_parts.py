@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from datetime import UTC, datetime
 from typing import Any
@@ -13,6 +14,7 @@ from pamqp import commands, frame, header
 from eventkeel.errors import ConfigurationError
 from eventkeel.message import Headers, Slice
 from eventkeel.transports.rabbitmq import wire
+from eventkeel.transports.rabbitmq.flow import Flow
 from eventkeel.transports.rabbitmq.registry import Record, State
 from eventkeel.transports.rabbitmq.settings import parse
 from eventkeel.transports.rabbitmq.topology import slices_of
@@ -188,3 +190,74 @@ def test_what_is_consumed_goes_from_the_history_to_the_old_queues_to_the_new_one
 
 def test_a_group_that_nobody_declared_has_nothing() -> None:
     assert slices_of(state(), "g", "t") == []
+
+
+# ------------------------------------------------------------------ acknowledging
+
+
+class _Broker:
+    """A connection and its one channel, which note what is acknowledged: tag, and whether all before it are meant."""
+
+    def __init__(self) -> None:
+        self.connection, self.number, self.closed = self, 1, None
+        self.on_content: Any = None
+        self.acks: list[tuple[int, bool]] = []
+
+    def open_channel(self) -> _Broker:
+        return self
+
+    def expect(self) -> None: ...
+    def tell(self, what: object) -> None: ...
+    def close(self) -> None: ...
+
+    def write(self, data: bytes) -> None:
+        self.acks += [(each.delivery_tag, each.multiple) for each in frames(data)]
+
+
+def _handed_over(count: int, prefetch: int) -> tuple[Flow, _Broker]:
+    flow, broker = Flow(Slice("orders", 0, 1), "queue", lambda flow, size: None), _Broker()
+    flow.open(broker, prefetch, lambda flow, reason: None)  # type: ignore[arg-type]
+    properties = header.ContentHeader(0, 0, commands.Basic.Properties()).marshal()
+    for tag in range(1, count + 1):
+        deliver = frame.marshal(commands.Basic.Deliver("t", tag, False, "", "k"), 1)[7:-1]
+        broker.on_content(deliver, properties, b"")
+    flow.hand_over(count, 1000, whole=True)
+    return flow, broker
+
+
+async def test_what_was_settled_out_of_turn_is_acknowledged_with_what_lies_before_it() -> None:
+    flow, broker = _handed_over(6, 100)
+    assert flow.settle([1, 2, 4])[0] == 3
+    assert broker.acks == []
+    assert not flow.idle
+    flow.settle([0])
+    assert broker.acks == [(3, True)]
+    flow.settle([3, 5])
+    assert broker.acks == [(3, True), (6, True)]
+    assert flow.idle
+
+
+async def test_a_message_that_takes_long_keeps_no_other_unacknowledged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eventkeel.transports.rabbitmq.flow.LATE", 0.02)
+    flow, broker = _handed_over(4, 100)
+    flow.settle([1, 3])
+    async with asyncio.timeout(5):
+        while len(broker.acks) < 2:
+            await asyncio.sleep(0.01)
+    assert broker.acks == [(2, False), (4, False)]
+
+
+async def test_a_message_that_takes_long_does_not_use_up_what_the_broker_gives() -> None:
+    flow, broker = _handed_over(4, 4)
+    flow.settle([1, 2, 3])
+    assert broker.acks == []
+    flow, broker = _handed_over(5, 4)
+    flow.settle([1, 2, 3, 4])
+    assert broker.acks == [(2, False), (3, False), (4, False), (5, False)]
+
+
+async def test_what_was_settled_is_acknowledged_before_its_channel_is_closed() -> None:
+    flow, broker = _handed_over(3, 100)
+    flow.settle([2])
+    flow.close()
+    assert broker.acks == [(3, False)]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
@@ -16,6 +19,8 @@ from eventkeel.transports.rabbitmq.registry import Generation
 
 TAG = "eventkeel"
 """Of the one consumer on each channel."""
+LATE = 1.0
+"""Seconds after which a settled delivery is acknowledged by itself, where an earlier one is still out."""
 
 
 class Flow:
@@ -32,6 +37,10 @@ class Flow:
         self.out: dict[int, tuple[int, float]] = {}
         """Position -> size and time of what was handed over and is not settled, in rising order."""
         self.out_bytes = 0
+        self._unsaid: dict[int, float] = {}
+        """Position -> moment of what is settled and not acknowledged yet, because an earlier one is out."""
+        self._room = 0
+        self._timer: asyncio.TimerHandle | None = None
         self.paused = False
         self.settled = 0
         self.idle_since = 0.0
@@ -53,6 +62,7 @@ class Flow:
         channel.on_closed = lambda reason: lost(self, reason)
         channel.on_cancel = lambda: lost(self, ChannelClosed(404, f"the broker ended the consumer of {self.queue!r}"))
         channel.expect()
+        self._room = prefetch * 3 // 4
         channel.tell(commands.Basic.Qos(prefetch_count=prefetch))
         channel.expect()
         channel.tell(self._consume())
@@ -63,7 +73,10 @@ class Flow:
     def close(self) -> None:
         """Close the channel: what is not acknowledged goes back, in its order. Cancelling alone would let the next
         consumer pass what is still out."""
+        if self._timer is not None:
+            self._timer.cancel()
         if self._channel is not None:
+            self._say(-math.inf, self._channel)
             self._channel.on_closed = lambda reason: None
             self._channel.close()
             self._channel = None
@@ -108,26 +121,48 @@ class Flow:
         """Acknowledge these; the count and the bytes that are not out any more.
 
         Where all before a message are finished, one frame says so for all of them: it means the same, and costs the
-        broker one step instead of many.
+        broker one step instead of many. Lanes finish the messages of one queue in turns, so what is ahead waits for a
+        moment (``LATE``, or until most of what the broker gives is used up) for what is behind.
         """
-        out = self.out
-        done: list[int] = []
-        size = 0
+        out, now = self.out, time.monotonic()
+        count = size = 0
         for position in positions:
             found = out.pop(position, None)
             if found is not None:
                 size += found[0]
-                done.append(position)
-        if not done or self._channel is None:
-            return len(done), size
+                count += 1
+                self._unsaid[position] = now
+        if not count or self._channel is None:
+            return count, size
         self.out_bytes -= size
-        self.settled += len(done)
-        first_out = next(iter(out), None)
-        prefix = max((each for each in done if first_out is None or each < first_out), default=None)
-        frames = [] if prefix is None else [wire.ack(self._channel.number, prefix + 1, True)]
-        frames += [wire.ack(self._channel.number, p + 1, False) for p in done if prefix is None or p > prefix]
-        self._channel.connection.write(wire.joined(frames))
-        return len(done), size
+        self.settled += count
+        first_out = next(iter(out), math.inf)
+        if prefix := [each for each in self._unsaid if each < first_out]:
+            for each in prefix:
+                del self._unsaid[each]
+            self._channel.connection.write(wire.ack(self._channel.number, max(prefix) + 1, True))
+        if len(self._unsaid) > self._room:
+            self._say(-math.inf, self._channel)
+        elif self._unsaid and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(LATE, self._late)
+        return count, size
+
+    def _late(self) -> None:
+        self._timer = None
+        if self._channel is None:
+            return
+        self._say(LATE / 2, self._channel)
+        if self._unsaid:
+            self._timer = asyncio.get_running_loop().call_later(LATE, self._late)
+
+    def _say(self, age: float, channel: Channel) -> None:
+        """Acknowledge what has waited for longer than ``age`` seconds, each by itself."""
+        before = time.monotonic() - age
+        late = [each for each, moment in self._unsaid.items() if moment < before]
+        for each in late:
+            del self._unsaid[each]
+        if late and channel.closed is None:
+            channel.connection.write(wire.joined([wire.ack(channel.number, each + 1, False) for each in late]))
 
     @property
     def held(self) -> int:
@@ -136,15 +171,15 @@ class Flow:
 
     @property
     def oldest(self) -> float | None:
-        times: Iterable[float] = (time for _, time in self.out.values())
-        first = next((time for time in times if time), None)
+        times: Iterable[float] = (moment for _, moment in self.out.values())
+        first = next((moment for moment in times if moment), None)
         if first is None and self.ready:
             return self.ready[0][0].time or None
         return first
 
     @property
     def idle(self) -> bool:
-        return not self.ready and not self.out
+        return not self.ready and not self.out and not self._unsaid
 
 
 class HistoryFlow(Flow):
