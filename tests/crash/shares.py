@@ -26,7 +26,11 @@ from tests.crash.places import Where, arguments, command
 QUEUES, WORKERS = 12, 3
 LIMIT = 15.0
 PATIENCE = 45.0
-OWNERS = f"select owner, until from eventkeel_owner where topic = '{TOPIC}' and owner <> ''"
+OWNERS = f"""
+    select o.owner, o.until, coalesce(m.until, 0) from eventkeel_owner o
+    left join eventkeel_member m on m.grp = o.grp and m.member = o.owner
+    where o.topic = '{TOPIC}' and o.owner <> ''"""
+"""A lease lasts as long as its row says, or its member's: on some stores a renewal touches the member only."""
 
 
 def owned(store: str) -> dict[int, int]:
@@ -37,7 +41,9 @@ def owned(store: str) -> dict[int, int]:
     except Unreadable:  # not made yet
         return {}
     now = time.time()
-    return dict(collections.Counter(int(str(owner).split("-")[-2]) for owner, until in rows if float(until) > now))
+    return dict(
+        collections.Counter(int(str(owner).split("-")[-2]) for owner, *until in rows if max(map(float, until)) > now)
+    )
 
 
 def is_fair(shares: dict[int, int], alive: Collection[int]) -> bool:
