@@ -37,6 +37,10 @@ select max(extract(epoch from pg_xact_commit_timestamp(journal.xmin)))
 from journal join source using (account, number)
 where pg_xact_commit_timestamp(journal.xmin) - pg_xact_commit_timestamp(source.xmin) > interval '{LATE} seconds'
 """
+OLDEST_WAITING = """
+select extract(epoch from clock_timestamp() - min(pg_xact_commit_timestamp(source.xmin)))
+from source left join journal using (account, number) where journal.account is null
+"""
 
 
 class Load:
@@ -118,6 +122,12 @@ class Journal:
             for part in {one for _, one in rows}
         }
         return _longest([since, *(at for at, _ in within), until]), max(by_partition.values())
+
+    def waiting(self) -> float:
+        """Seconds since the oldest event was published that is not handled yet."""
+        with reading(self.store) as database:
+            [[seconds]] = database.rows(OLDEST_WAITING) if database.postgres else [[None]]
+        return float(seconds or 0.0)
 
     def caught_up(self, since: float) -> float:
         """When the last event was handled that had waited for longer than ``LATE``; ``since`` where there was none."""
