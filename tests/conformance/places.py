@@ -17,8 +17,10 @@ from tests.rabbit import wipe
 
 QUICK_KAFKA = "session.timeout.ms=6000&heartbeat.interval.ms=500"
 """The least that Kafka allows before others take what a killed process had."""
-QUICK_RABBITMQ = "catch_up_ms=300"
-"""On one machine nothing is under way for longer."""
+QUICK_RABBITMQ = "catch_up_ms=300&settle_ms=0"
+"""On one machine nothing is under way for longer; and whoever is given this does not kill the broker."""
+KILLED_RABBITMQ = "catch_up_ms=300"
+"""For tests that do."""
 
 
 @contextlib.contextmanager

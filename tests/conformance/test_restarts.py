@@ -9,7 +9,7 @@ import pytest
 
 from eventkeel.testing.conformance.restarts import RestartSuite
 from eventkeel.testing.harness import Harness
-from tests.conformance.places import QUICK_KAFKA, QUICK_RABBITMQ
+from tests.conformance.places import KILLED_RABBITMQ, QUICK_KAFKA
 from tools.realservers import Server
 from tools.realservers.rabbitmq import RabbitMQ
 
@@ -50,11 +50,6 @@ class TestKafka(Killed):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.xfail(
-    strict=False,
-    reason="a node that was killed can leave the registry's stream inaccessible ('home node is down') for minutes "
-    "after its restart; until then no slices are given out and nothing is sent. On the page it counts as failed",
-)
 class TestRabbitMQ(Killed):
     broker, store = "rabbitmq", "sqlite"
 
@@ -63,4 +58,4 @@ class TestRabbitMQ(Killed):
         self.server = own_rabbitmq
 
     def settings(self) -> Mapping[str, str]:
-        return {"broker": f"{self.server.url}?{QUICK_RABBITMQ}"}
+        return {"broker": f"{self.server.url}?{KILLED_RABBITMQ}"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from eventkeel.testing.conformance.kit import Journal, Noted, ServiceScenarios, count, effects, scenario
@@ -23,13 +25,17 @@ class RestartSuite(ServiceScenarios):
         journal = Journal()
         total = KEYS * EACH
         async with self.app(journal.service) as app:
+            restarts, answered = (total // 3, total // 2), 0.0
             for number in range(total):
+                if number in restarts:
+                    await self.restart_broker(app)
+                    answered = time.monotonic()
                 async with app.service.transaction() as tx:
                     tx.publish(Noted(who=f"k{number % KEYS}", step=number // KEYS))
-                if number in (total // 3, total // 2):
-                    await self.restart_broker(app)
+                if number in restarts:
                     # Back at work before it is killed again: its own recovery is not what is tested here.
                     await app.until(lambda so_far=number + 1: _counted(app, so_far), 120)  # type: ignore[misc]
+                    print(f"all is handled {time.monotonic() - answered:.1f} s after the broker answered")
             await app.until(lambda: _counted(app, total), 120)
             for key in range(KEYS):
                 assert await effects(app, f"k{key}") == list(range(EACH))

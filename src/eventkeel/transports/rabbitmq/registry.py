@@ -131,6 +131,9 @@ class State:
                 yield generation
 
 
+_LOST = (0, 320)
+"""Codes of a channel that ended with its connection or its node."""
+
 _read = msgspec.json.Decoder(Record).decode
 _write = msgspec.json.Encoder().encode
 
@@ -179,17 +182,31 @@ class Registry:
         if await self._there():
             return False
         channel = await (await self._line.get()).channel()
+        arguments = stream_arguments(self._options, age=False)
         try:
-            arguments = stream_arguments(self._options, age=False)
+            await self._let_streams_settle(channel, arguments)
             await channel.ask(declare_queue(self._options.registry, arguments), commands.Queue.DeclareOk)
             return True
         except ChannelClosed as closed:
+            if closed.code in _LOST:
+                raise BrokerUnavailable(f"broker {self._options.name}: {closed}") from closed
             raise ConfigurationError(
                 f"broker {self._options.name} cannot make a stream ({closed}); RabbitMQ 3.10 or newer is needed, with "
                 "all feature flags enabled (rabbitmqctl enable_feature_flag all)"
             ) from closed
         finally:
             channel.close()
+
+    async def _let_streams_settle(self, channel: Channel, arguments: dict[str, object]) -> None:
+        """The first stream of all starts what knows every stream of the broker, and a node that is killed within a
+        second may forget it: a stream of that second is then neither usable nor deletable, ever (see ``settle``). So
+        one that means nothing, of a name that is never used again, goes first."""
+        if not self._options.settle:
+            return
+        first = f"{self._options.registry}.{os.urandom(4).hex()}"
+        await channel.ask(declare_queue(first, arguments), commands.Queue.DeclareOk, STARTING)
+        await asyncio.sleep(self._options.settle)
+        await channel.ask(commands.Queue.Delete(queue=first), commands.Queue.DeleteOk, STARTING)
 
     async def _there(self) -> bool:
         """Whether the registry exists. A node that has just started answers before its streams do."""
@@ -198,9 +215,12 @@ class Registry:
             channel = await (await self._line.get()).channel()
             try:
                 return await exists(channel, self._options.registry)
-            except Inaccessible:
+            except Inaccessible as away:
                 if asyncio.get_running_loop().time() > until:
-                    raise
+                    raise Inaccessible(
+                        f"{away}. It has been away for {STARTING:g} s: RabbitMQ before 3.13.4 that was killed within a "
+                        "second of its very first stream never gets that stream back; see docs/howto/rabbitmq.md"
+                    ) from away
                 await asyncio.sleep(0.2)
             finally:
                 channel.close()

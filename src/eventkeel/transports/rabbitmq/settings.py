@@ -20,6 +20,9 @@ HEARTBEAT = 5
 """Seconds; a peer that says nothing for twice as long is gone."""
 CATCH_UP = 15.0
 """Seconds that a message may be under way when a group is bound: the relay's deadline and a bit."""
+SETTLE = 1.5
+"""Seconds after which a node cannot forget a new queue any more. Before RabbitMQ 3.13.4 it writes down late what queues
+it has: killed within a second, it comes back with a new one empty, or with its first stream unusable for ever."""
 
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]@/]+)(?::(\d{1,5}))?")
 _AGE = re.compile(r"[1-9]\d*[YMDhms]")
@@ -46,6 +49,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     history: str = "7D"
     """How long a topic's history is kept (``x-max-age``)."""
     catch_up: float = CATCH_UP
+    settle: float = SETTLE
     delivery_limit: int = 100
     """Hand-overs of one message that ended without an answer, after which the broker takes it aside."""
     replication: int = 0
@@ -124,6 +128,7 @@ def parse(rest: str, *, secure: bool = False) -> Options:
         max_body=_number(options, "max_body", 1_000_000, 1, 134_217_728),
         history=options.pop("history", "7D"),
         catch_up=_number(options, "catch_up_ms", int(CATCH_UP * 1000), 0, 3_600_000) / 1000,
+        settle=_number(options, "settle_ms", int(SETTLE * 1000), 0, 60_000) / 1000,
         delivery_limit=_number(options, "delivery_limit", 100, 20, 1_000_000),
         replication=_number(options, "replication", 0, 1, 99),
         management=options.pop("management", ""),
@@ -132,7 +137,7 @@ def parse(rest: str, *, secure: bool = False) -> Options:
         raise ConfigurationError(
             f"{', '.join(sorted(options))} in the broker's URL is no option of RabbitMQ's transport; there are cafile, "
             "catch_up_ms, certfile, delivery_limit, heartbeat, history, keyfile, management, max_body, prefetch, "
-            "prefix, replication"
+            "prefix, replication, settle_ms"
         )
     if not _AGE.fullmatch(made.history):
         raise ConfigurationError(f"history={made.history} in the broker's URL is no age, such as 7D or 12h")

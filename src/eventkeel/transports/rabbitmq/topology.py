@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
 
 from pamqp import commands
 
@@ -35,6 +36,15 @@ def refill_command(group: str, topic: str) -> str:
     return f"eventkeel refill MODULE:SERVICE --topic {topic}   (MODULE:SERVICE is the service of group {group})"
 
 
+class _New(NamedTuple):
+    """A generation that is to be made."""
+
+    group: str
+    topic: str
+    number: int
+    shards: int
+
+
 class Declarer:
     """Makes and checks what the registry says there is."""
 
@@ -63,17 +73,17 @@ class Declarer:
                 state = State()
             findings, fresh = await self._topics(want.topics, state, apply)
             refused = any(each.kind == "refused" for each in findings)
-            born: set[tuple[str, str]] = set()
+            born: dict[tuple[str, str], int] = {}
             for group in want.groups:
                 found = await self._register(group, state, apply)
                 findings += found
                 if any(each.kind == "refused" for each in found) or refused:
                     continue
                 for topic in fresh.keys() & set(group.topics):
-                    await self._make(group.name, topic, 1, self._shards(fresh[topic]))
-                    born.add((group.name, topic))
+                    born[group.name, topic] = self._shards(fresh[topic])
             if apply and not refused:
-                await self._open(fresh, born)
+                await self._make(_New(group, topic, 1, shards) for (group, topic), shards in born.items())
+                await self._open(fresh, born.keys())
                 for group in want.groups:
                     if not any(each.kind == "refused" and group.name in each.what for each in findings):
                         findings += await self._generations(group, fresh)
@@ -147,7 +157,7 @@ class Declarer:
                     await self._bind(channel, group, topic, generation.number)
             await self._bind_history(channel, topic)
 
-    async def _open(self, fresh: dict[str, int], born: set[tuple[str, str]]) -> None:
+    async def _open(self, fresh: dict[str, int], born: Collection[tuple[str, str]]) -> None:
         """Say who was bound from the beginning, then bind the histories: from here on the topics take messages."""
         for topic, partitions in fresh.items():
             groups = tuple(sorted(group for group, name in born if name == topic))
@@ -196,19 +206,21 @@ class Declarer:
         """A first generation for each topic that has none of this group."""
         state = self.registry.state
         findings: list[Finding] = []
+        missing: dict[_New, bool] = {}
         for name in group.topics:
             topic = state.topics.get(name)
             if topic is None or state.last(group.name, name) is not None:
                 continue
-            past = group.name not in topic.born
-            if past or name not in fresh:
-                await self._make(group.name, name, 1, self._shards(topic.partitions))
-            await self._announce(group.name, name, 1, self._shards(topic.partitions), past=past)
+            missing[_New(group.name, name, 1, self._shards(topic.partitions))] = group.name not in topic.born
             if name not in fresh:
                 findings.append(Finding("created", f"group {group.name!r}", f"its queues of topic {name!r}"))
+        await self._make(new for new, past in missing.items() if past or new.topic not in fresh)
+        for new, past in missing.items():
+            await self._announce(new, past=past)
         return findings
 
-    async def _announce(self, group: str, topic: str, number: int, shards: int, *, past: bool) -> None:
+    async def _announce(self, new: _New, *, past: bool) -> None:
+        group, topic, number, shards = new
         record = Record("generation", group=group, topic=topic, generation=number, shards=shards, past=past, at=now())
         await self.registry.append(record)
 
@@ -235,8 +247,20 @@ class Declarer:
 
     # -- generations
 
-    async def _make(self, group: str, topic: str, number: int, shards: int) -> None:
-        """A hash exchange, its queues, and the binding that lets messages in, last."""
+    async def _make(self, generations: Iterable[_New]) -> None:
+        """Hash exchanges with their queues; and, last and only when the broker cannot forget these queues any more, the
+        bindings that let messages in."""
+        made = list(generations)
+        for new in made:
+            await self._declare_queues(new)
+        if made:
+            await asyncio.sleep(self._options.settle)
+        for new in made:
+            async with _Say(self._line, self._options) as channel:
+                await self._bind(channel, new.group, new.topic, new.number)
+
+    async def _declare_queues(self, new: _New) -> None:
+        group, topic, number, shards = new
         name = self._options.generation(group, topic, number)
         async with _Say(self._line, self._options) as channel:
             kind = "x-consistent-hash" if self._hashes else "fanout"
@@ -251,7 +275,6 @@ class Declarer:
                 # The routing key of a binding to a hash exchange is its weight.
                 bind = commands.Queue.Bind(queue=queue, exchange=name, routing_key="1")
                 await channel.ask(bind, commands.Queue.BindOk)
-            await self._bind(channel, group, topic, number)
 
     async def _bind(self, channel: Channel, group: str, topic: str, number: int) -> None:
         bind = commands.Exchange.Bind(
@@ -282,13 +305,13 @@ class Declarer:
                 await self._stand_up(topic, state)
             async with _Say(self._line, self._options) as channel:  # what is published now is in the history at least
                 await self._bind_history(channel, topic)
-            shards, number = self._shards(known.partitions), old.number + 1
-            await self._make(group, topic, number, shards)
+            new = _New(group, topic, old.number + 1, self._shards(known.partitions))
+            await self._make([new])
             await self._unbind(group, topic, old.number)
-            await self._announce(group, topic, number, shards, past=past)
+            await self._announce(new, past=past)
             first = "what the history holds" if past else f"what lies in generation {old.number}"
             return (
-                f"group {group!r}, topic {topic!r}: generation {number} with {shards} queues takes what comes; "
+                f"group {group!r}, topic {topic!r}: generation {new.number} with {new.shards} queues takes what comes; "
                 f"{first} is handled first"
             )
 
