@@ -66,7 +66,11 @@ class Config:
         0, "most deliveries a process holds that are not settled; 0: four batches for each lane, at least 2000", least=0
     )
     budget_bytes: int = option(16 * 1024 * 1024, "most bytes of deliveries a process holds", least=1)
-    retention_days: float = option(30.0, "days for which the inbox remembers what was handled", above=0)
+    retention_days: float = option(
+        30.0,
+        "days for which the inbox remembers what was handled; on RabbitMQ at least a day beyond its history=",
+        above=0,
+    )
     start: Start = option("none", "where a group starts that only the broker knows; none: stop and ask")
     workers: int = option(1, "worker processes of each service", least=1)
     log_level: LogLevel = option("info", "least important log lines that are written")
