@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Sequence
+from itertools import takewhile
 
 from pamqp import commands
 
@@ -193,6 +194,7 @@ class Publisher:
                     self._send(run, index, channel)
                 else:
                     run.give_up(index, refusal)
+            await asyncio.sleep(0)  # the broker gets these while we encode the next ones
             await channel.connection.drain()
             if channel.closed is not None:
                 raise channel.closed
@@ -241,9 +243,7 @@ class Publisher:
         if not multiple:
             self._decide(tag, nacked)
             return
-        for each in list(self._open):
-            if each > tag:
-                break
+        for each in list(takewhile(tag.__ge__, self._open)):
             self._decide(each, nacked)
 
     def _decide(self, tag: int, nacked: bool) -> None:
