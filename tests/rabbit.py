@@ -38,7 +38,9 @@ def _all(options: Options, state: State) -> Iterator[base.Frame]:
     for (group, topic), generations in state.generations.items():
         for generation in generations:
             for shard in range(generation.shards):
-                yield commands.Queue.Delete(queue=options.queue(group, topic, generation.number, shard))
+                queue = options.queue(group, topic, generation.number, shard)
+                yield commands.Queue.Delete(queue=queue)
+                yield commands.Exchange.Delete(exchange=queue)
             yield commands.Exchange.Delete(exchange=options.generation(group, topic, generation.number))
     for group in state.groups:
         yield commands.Queue.Delete(queue=options.dead(group))

@@ -155,8 +155,9 @@ class Outages:
         """Every process says within ``HALT`` seconds what to type."""
         queues = [each["name"] for each in self._ask("queues?columns=name")]
         queue = max(name for name in queues if name.startswith(f"{GROUP}.{TOPIC}.g"))
+        with contextlib.closing(pika.BlockingConnection(pika.URLParameters(self.rabbit.url))) as connection:
+            connection.channel().queue_delete(queue)
         began = time.monotonic()
-        self.rabbit.ctl("delete_queue", queue)
         while not all(queue in said and REFILL in said for said in self._said()):
             if time.monotonic() - began > PATIENCE:
                 raise TimeoutError(f"deleted: not every process said {REFILL!r} within {PATIENCE:.0f} s")

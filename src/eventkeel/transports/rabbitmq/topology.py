@@ -260,21 +260,26 @@ class Declarer:
                 await self._bind(channel, new.group, new.topic, new.number)
 
     async def _declare_queues(self, new: _New) -> None:
+        """Between the hash exchange and each queue stands an exchange of that queue's name, whose binding goes with a
+        queue that is deleted. If it were the hash exchange's own, the queue's keys would move to other queues, where
+        what comes next of a key would pass what the deleted one held."""
         group, topic, number, shards = new
         name = self._options.generation(group, topic, number)
         async with _Say(self._line, self._options) as channel:
-            kind = "x-consistent-hash" if self._hashes else "fanout"
-            await channel.ask(
-                commands.Exchange.Declare(exchange=name, exchange_type=kind, durable=True),
-                commands.Exchange.DeclareOk,
-            )
+            await self._declare_exchange(channel, name, "x-consistent-hash" if self._hashes else "fanout")
             for shard in range(shards):
                 queue = self._options.queue(group, topic, number, shard)
                 declared = declare_queue(queue, shard_arguments(self._options, group))
                 await channel.ask(declared, commands.Queue.DeclareOk, _PATIENCE)
+                await self._declare_exchange(channel, queue, "fanout")
+                await channel.ask(commands.Queue.Bind(queue=queue, exchange=queue), commands.Queue.BindOk)
                 # The routing key of a binding to a hash exchange is its weight.
-                bind = commands.Queue.Bind(queue=queue, exchange=name, routing_key="1")
-                await channel.ask(bind, commands.Queue.BindOk)
+                bind = commands.Exchange.Bind(destination=queue, source=name, routing_key="1")
+                await channel.ask(bind, commands.Exchange.BindOk)
+
+    async def _declare_exchange(self, channel: Channel, name: str, kind: str) -> None:
+        declare = commands.Exchange.Declare(exchange=name, exchange_type=kind, durable=True)
+        await channel.ask(declare, commands.Exchange.DeclareOk)
 
     async def _bind(self, channel: Channel, group: str, topic: str, number: int) -> None:
         bind = commands.Exchange.Bind(
@@ -325,13 +330,14 @@ class Declarer:
             await channel.ask(unbind, commands.Exchange.UnbindOk)
 
     async def remove(self, group: str, topic: str, generation: Generation) -> None:
-        """Delete a generation that is drained: its exchange first, then the queues that are empty indeed.
+        """Delete a generation that is drained: its exchanges first, then the queues that are empty indeed.
         (A quorum queue cannot be deleted on the condition that it is.)"""
         name = self._options.generation(group, topic, generation.number)
-        async with _Say(self._line, self._options, missing_is_fine=True) as channel:
-            await channel.ask(commands.Exchange.Delete(exchange=name), commands.Exchange.DeleteOk)
-        for shard in range(generation.shards):
-            queue = self._options.queue(group, topic, generation.number, shard)
+        queues = [self._options.queue(group, topic, generation.number, shard) for shard in range(generation.shards)]
+        for exchange in (name, *queues):
+            async with _Say(self._line, self._options, missing_is_fine=True) as channel:
+                await channel.ask(commands.Exchange.Delete(exchange=exchange), commands.Exchange.DeleteOk)
+        for queue in queues:
             async with _Say(self._line, self._options, missing_is_fine=True) as channel:
                 if await ready_in(channel, queue) == 0:
                     await channel.ask(commands.Queue.Delete(queue=queue), commands.Queue.DeleteOk, _PATIENCE)
@@ -392,19 +398,20 @@ class Declarer:
         name = self._options.generation(group, topic, generation.number)
         queues = [self._options.queue(group, topic, generation.number, each) for each in range(generation.shards)]
         wanted = [(self._options.exchange(topic), name, "#"), *((name, queue, "1") for queue in queues)]
+        wanted += [(queue, queue, "") for queue in queues]
         for source, destination, key in wanted:
             if (source, destination, key) not in real:
                 return f"the binding of {destination!r} to exchange {source!r} is gone from broker {self._options.name}"
-        extra = [each for each in real if each[0] == name and each not in wanted]
+        extra = [each for each in real if each[0] in (name, *queues) and each not in wanted]
         if extra:
-            return f"exchange {name!r} has a binding that does not belong to it, to {extra[0][1]!r}"
+            return f"exchange {extra[0][0]!r} has a binding that does not belong to it, to {extra[0][1]!r}"
         return ""
 
 
 def _damage(group: str, topic: str, missing: str) -> str:
     return (
-        f"group {group!r}, topic {topic!r}: {missing}. Messages for it may be missing, and keys would move to other "
-        "queues; give the group a new generation, which fills the gap from the topic's history: "
+        f"group {group!r}, topic {topic!r}: {missing}. Messages for it may be missing; give the group a new "
+        "generation, which fills the gap from the topic's history: "
         f"{refill_command(group, topic)}"
     )
 
