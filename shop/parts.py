@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
-from importlib.resources import files
+import pkgutil
 
 
 def schema_of(package: str) -> str:
     """The text of ``schema.sql`` in the folder of a service."""
-    return files(package).joinpath("schema.sql").read_text("utf-8")
+    text = pkgutil.get_data(package, "schema.sql")
+    assert text is not None, package
+    return text.decode("utf-8")
 
 
 def on_demand(package: str, name: str) -> object:

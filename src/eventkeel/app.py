@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import gc
 import importlib
-import importlib.metadata
 import os
 import random
 import signal
@@ -127,16 +126,22 @@ def open_catalogue(service: Service, config: Config, store: Store) -> Catalogue:
 def _leaf(group: str, url: str, what: str) -> tuple[Callable[..., Any], str]:
     scheme, _, rest = url.partition(":")
     target = _BUILT_IN[group].get(scheme)
-    for point in importlib.metadata.entry_points(group=group):
-        if point.name == scheme:
-            return point.load(), _path(scheme, rest)
     if target is None:
-        known = ", ".join(f"{each}:" for each in _BUILT_IN[group])
-        raise ConfigurationError(
-            f"{what} URL {mask(url)!r}: nothing is installed for {mask(scheme)!r}; it begins with one of {known}"
-        )
+        return _plugin(group, scheme, f"{what} URL {mask(url)!r}"), rest
     module, _, name = target.partition(":")
     return getattr(importlib.import_module(module), name), _path(scheme, rest)
+
+
+def _plugin(group: str, scheme: str, where: str) -> Callable[..., Any]:
+    """What another package has brought for ``scheme``."""
+    from importlib.metadata import entry_points  # a megabyte, which a process on our own brokers need not hold
+
+    brought: Callable[..., Any]
+    for point in entry_points(group=group, name=scheme):
+        brought = point.load()
+        return brought
+    known = ", ".join(f"{each}:" for each in _BUILT_IN[group])
+    raise ConfigurationError(f"{where}: nothing is installed for {mask(scheme)!r}; it begins with one of {known}")
 
 
 def _path(scheme: str, rest: str) -> str:

@@ -15,9 +15,17 @@ from eventkeel.cli.shape import Command, Group
 from tests.cli.kit import SAMPLE, Place, until
 
 
+def child(group: click.Command, name: str) -> click.Command:
+    assert isinstance(group, click.Group)
+    command = group.get_command(click.Context(group), name)
+    assert command is not None, name
+    return command
+
+
 def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     found: list[tuple[str, ...]] = [path]
-    for name, command in group.commands.items():
+    for name in group.list_commands(click.Context(group)):
+        command = child(group, name)
         if isinstance(command, click.Group):
             found += commands(command, (*path, name))
         elif not command.hidden:
@@ -40,8 +48,7 @@ def examples(group: click.Group) -> list[str]:
     for path in commands(group):
         command: click.Command = group
         for name in path:
-            assert isinstance(command, click.Group)
-            command = command.commands[name]
+            command = child(command, name)
         assert isinstance(command, Command | Group)
         found += [line for line, _ in command.examples]
     return found
@@ -62,8 +69,7 @@ def test_an_example_is_a_command_that_exists(line: str, capsys: pytest.CaptureFi
 def test_every_command_can_speak_json(path: tuple[str, ...]) -> None:
     command: click.Command = root
     for name in path:
-        assert isinstance(command, click.Group)
-        command = command.commands[name]
+        command = child(command, name)
     assert "--json" in [flag for parameter in command.params for flag in parameter.opts]
 
 

@@ -2,37 +2,62 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
 import click
 
-from eventkeel.cli.config import config_group
-from eventkeel.cli.dlq import dlq
-from eventkeel.cli.lag import lag
-from eventkeel.cli.publish import publish
-from eventkeel.cli.refill import refill
-from eventkeel.cli.run import run
 from eventkeel.cli.shape import Group
-from eventkeel.cli.worker import worker
 from eventkeel.errors import AccessDenied, ConfigurationError, EventkeelError, MalformedMessage, PublishError
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 _REFUSALS = (ConfigurationError, AccessDenied, MalformedMessage, PublishError)
 
 
-def _version() -> str:
+COMMANDS = {
+    "run": "run:run",
+    "publish": "publish:publish",
+    "dlq": "dlq:dlq",
+    "lag": "lag:lag",
+    "refill": "refill:refill",
+    "config": "config:config_group",
+    "worker": "worker:worker",
+}
+"""Name -> where it is, in this package. Imported when it is asked for: a worker process holds no other commands."""
+
+
+class Root(Group):
+    """All commands, without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(f"eventkeel.cli.{module}"), name)
+        return command
+
+
+def _tell_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if not wanted or ctx.resilient_parsing:
+        return
+    from importlib.metadata import PackageNotFoundError, version  # a megabyte, for this alone
+
     try:
-        return version("eventkeel")
+        said = version("eventkeel")
     except PackageNotFoundError:  # run from a source tree that is not installed
-        return "unknown"
+        said = "unknown"
+    click.echo(f"eventkeel, version {said}")
+    ctx.exit()
 
 
 @click.group(
-    cls=Group,
+    cls=Root,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     examples=(
         ("eventkeel run shop.payments:service", "run a service"),
@@ -40,7 +65,14 @@ def _version() -> str:
         ("eventkeel dlq list shop.payments:service", "what did it give up on?"),
     ),
 )
-@click.version_option(_version(), prog_name="eventkeel")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_tell_version,
+    help="Show the version and exit.",
+)
 def root() -> None:
     """Event-driven services in which every event takes effect once, in order per key.
 
@@ -49,10 +81,6 @@ def root() -> None:
 
     Exit codes: 0 done, 1 failed, 2 wrong usage or refused.
     """
-
-
-for _command in (run, publish, dlq, lag, refill, config_group, worker):
-    root.add_command(_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

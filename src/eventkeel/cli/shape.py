@@ -38,7 +38,8 @@ class Group(Command, click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            known = [name for name, command in self.commands.items() if not command.hidden]
+            commands = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
+            known = [name for name, command in commands.items() if command is not None and not command.hidden]
             near = get_close_matches(args[0], known, 1)
             hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(known)}."
             raise click.UsageError(f"There is no command {args[0]!r}. {hint}", ctx)

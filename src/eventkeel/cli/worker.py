@@ -6,7 +6,6 @@ import click
 
 from eventkeel.app import run_http, run_worker
 from eventkeel.cli.loading import load
-from eventkeel.cli.run import parse_address
 from eventkeel.cli.shape import Command, service_argument
 from eventkeel.config import Config
 from eventkeel.supervise import end_with_parent
@@ -24,5 +23,7 @@ def worker(reference: str, http: str | None) -> int:
     if http is None:
         run_worker(reference, config, [Logs()])
     else:
+        from eventkeel.cli.run import parse_address  # and with it what only a supervisor needs
+
         run_http(reference, config, *parse_address(http))
     return 0

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import apsw
-import apsw.ext
 
 from eventkeel._sqlite import begin_immediate, begin_immediate_async, connect
 from eventkeel.errors import CommitUnknown, StoreUnavailable, TransactionAborted, TransactionClosed
@@ -91,7 +90,7 @@ class Handle:
         except _MACHINE as error:
             raise self._unavailable(error) from error
         if rows:
-            return Reply(self._converted(sql, rows), len(rows))
+            return Reply(self._converted(sql, params, rows), len(rows))
         return Reply(rows, native.changes() if native.total_changes() != before else 0)  # or the last one's
 
     def _refuse(self) -> None:
@@ -167,18 +166,27 @@ class Handle:
         else:
             self.begun = False
 
-    def _converted(self, sql: str, rows: list[Row]) -> list[Row]:
+    def _converted(self, sql: str, params: Any, rows: list[Row]) -> list[Row]:
         readers = self._readers.get(sql, ())
         if readers is not None and len(readers) != len(rows[0]):  # new, or another process has altered the table
             if len(self._readers) >= _MOST_SHAPES:
                 self._readers.clear()
-            readers = self._readers[sql] = self._describe(sql)
+            readers = self._readers[sql] = self._describe(sql, params)
         return rows if readers is None else read(rows, readers)
 
-    def _describe(self, sql: str) -> Readers:
-        described = apsw.ext.query_info(self.native, sql).description
-        readers = tuple(reader(declared) for _, declared in described)
-        return readers if any(readers) else None
+    def _describe(self, sql: str, params: Any) -> Readers:
+        """By a statement that is prepared and not run."""
+        readers: list[Callable[[Any], Any] | None] = []
+
+        def look(cursor: apsw.Cursor, statement: str, bindings: Any) -> bool:
+            readers.extend(reader(declared) for _, declared in cursor.get_description())
+            return False
+
+        cursor = self.native.cursor()
+        cursor.exec_trace = look
+        with contextlib.suppress(apsw.ExecTraceAbort):
+            cursor.execute(sql, params)
+        return tuple(readers) if any(readers) else None
 
     def close(self) -> None:
         """From any thread. A statement under way elsewhere is interrupted; user code there can do no
