@@ -9,7 +9,7 @@ import pytest
 
 from eventkeel.message import Slice
 from eventkeel.ports.observer import Ending, Observer
-from eventkeel.ports.transport import Arrival, Halted, Outcome, Resumed, Unknown
+from eventkeel.ports.transport import Arrival, Halted, Lost, Outcome, Resumed, Unknown
 from eventkeel.testing.harness import harness
 from tests.engine.domain import Paid, ordered, paying
 
@@ -110,8 +110,10 @@ async def test_a_group_that_is_halted_holds_nothing_and_sends_its_outbox_until_i
         await ownership.balance()
         assert not ownership.shares
         assert ownership.relays, "its outbox is sent all the same"
-        standing.clear()
         words.put_nowait(Resumed())
+        await app.until(lambda: not ownership.halted)
+        standing.clear()
+        words.put_nowait(Lost(()))  # for whoever waits for a word of ours; it means nothing
         await app.publish(*[ordered(n) for n in range(1, 4)])
         await app.until_quiet()
         assert app.runtime.unwell == ""

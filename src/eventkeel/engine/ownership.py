@@ -194,6 +194,8 @@ class Ownership(Part):
                     for slice in slices
                     if slice.topic == RELAY or (slice in self._given and slice not in self.shares)
                 ]
+            if self.halted:  # meanwhile
+                slices = [slice for slice in slices if slice.topic == RELAY]
             if not slices:
                 return
             owned = await context.store.take(
