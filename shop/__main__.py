@@ -24,6 +24,7 @@ examples:
   scripts/shop --orders 1000 --duplicates 0.1 --kills 20 --seed 7 --json
   scripts/shop --broker kafka://127.0.0.1:9092 --store 'postgresql://me@127.0.0.1/shop?schema={service}'
   scripts/shop --naive --orders 1000 --kills 30 --duplicates 0.1      what becomes of it without Eventkeel
+                                            (files, or --broker kafka://… --store postgresql://…)
 
 exit codes: 0 the ledger balances; 1 it does not; 2 the run proved nothing, or could not start
 """
@@ -71,11 +72,17 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--json", action="store_true", help="the last line is one JSON object")
     arguments = parser.parse_args(argv)
-    if arguments.naive and (arguments.broker or arguments.store):
-        parser.error("--naive speaks to files only; leave --broker and --store out")
+    if arguments.naive and not _speaks(arguments.broker, "kafka:"):
+        parser.error("--naive speaks to Kafka (kafka://HOST:PORT), or to a file without --broker")
+    if arguments.naive and not _speaks(arguments.store, "postgresql:", "postgres:"):
+        parser.error("--naive speaks to PostgreSQL (postgresql://USER@HOST:PORT/DATABASE), or to files without --store")
     if arguments.orders is None and not arguments.naive and (arguments.kills or arguments.duplicates):
         parser.error("--kills and --duplicates go with --orders N")
     return arguments
+
+
+def _speaks(url: str, *schemes: str) -> bool:
+    return not url or url.startswith(schemes)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -122,7 +129,13 @@ def _naive(arguments: argparse.Namespace) -> int:
     orders = 1000 if arguments.orders is None else arguments.orders
     with tempfile.TemporaryDirectory(prefix="eventkeel-naive-") as data:
         outcome = run_naive(
-            orders, arguments.kills, arguments.duplicates, arguments.seed, Path(data), choose_port(arguments.port)
+            orders,
+            arguments.kills,
+            arguments.duplicates,
+            arguments.seed,
+            arguments.broker or data,
+            arguments.store or data,
+            choose_port(arguments.port),
         )
     print(f"{outcome.ledger.line()}\nkills {outcome.kills}, duplicates {outcome.duplicates}, {outcome.seconds:.1f} s")
     if arguments.json:

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from pathlib import Path
+from collections import Counter
+from contextlib import closing
+from decimal import Decimal
 from typing import Any
 
-from shop.naive.queue import connect
+from shop.naive.database import Database
 
-SQL = {
-    "orders": "select count(*) from orders",
-    "paid": "select count(*) from orders o where exists (select 1 from p.payments p where p.order_id = o.order_id)",
-    "lost": "select count(*) from orders o where not exists (select 1 from p.payments p where p.order_id = o.order_id)",
-    "untold": """
-        select count(*) from orders o where status <> 'paid'
-        and exists (select 1 from p.payments p where p.order_id = o.order_id)""",
-    "twice": "select count(*) from (select 1 from p.payments group by order_id having count(*) > 1)",
-    "owed": "select coalesce(sum(cast(round(amount * 100) as integer)), 0) from orders",
-    "charged": "select coalesce(sum(cast(round(amount * 100) as integer)), 0) from p.payments",
-}
+ORDERS = "select order_id, amount, status from orders"
+PAYMENTS = "select order_id, amount from payments"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +44,22 @@ class Ledger:
         )
 
 
-def count(data: Path) -> Ledger:
+def count(store: str) -> Ledger:
     """When nothing moves any more."""
-    with contextlib.closing(connect(data / "orders.sqlite3")) as database:
-        database.execute("attach database ? as p", (str(data / "payments.sqlite3"),))
-        return Ledger(**{name: int(database.execute(sql).fetchone()[0]) for name, sql in SQL.items()})
+    with closing(Database(store, "orders")) as orders, closing(Database(store, "payments")) as payments:
+        status = {order: (cents(amount), state) for order, amount, state in orders.execute(ORDERS).fetchall()}
+        charges = [(order, cents(amount)) for order, amount in payments.execute(PAYMENTS).fetchall()]
+    paid = Counter(order for order, _ in charges)
+    return Ledger(
+        orders=len(status),
+        paid=sum(order in paid for order in status),
+        lost=sum(order not in paid for order in status),
+        untold=sum(order in paid and state != "paid" for order, (_, state) in status.items()),
+        twice=sum(times > 1 for times in paid.values()),
+        owed=sum(amount for amount, _ in status.values()),
+        charged=sum(amount for _, amount in charges),
+    )
+
+
+def cents(amount: float | Decimal) -> int:
+    return round(amount * 100)

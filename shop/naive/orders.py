@@ -1,7 +1,7 @@
 """`orders`, by hand.
 
-python -m shop.naive.orders serve DIR PORT      POST /orders
-python -m shop.naive.orders consume DIR         payment_events -> orders
+python -m shop.naive.orders serve PORT      POST /orders
+python -m shop.naive.orders consume         payment_events -> orders
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import contextlib
 import json
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 from shop.ending import end_with_standard_input
-from shop.naive.queue import Queue, connect
+from shop.naive.database import Database
+from shop.naive.queue import open_queue, places
 
 SCHEMA = """
 create table if not exists orders (
@@ -22,27 +22,28 @@ create table if not exists orders (
 """
 
 
-def place(data: Path, order: dict[str, object]) -> None:
+def place(broker: str, store: str, order: dict[str, object]) -> None:
     """Commit, then publish: a process that dies in between has told nobody."""
-    database = connect(data / "orders.sqlite3")
+    database = Database(store, "orders")
     placed = database.execute(
         "insert into orders (order_id, user_id, amount) values (:order_id, :user_id, :amount) on conflict do nothing",
         order,
     ).rowcount
     database.close()
     if placed:
-        with contextlib.closing(Queue(data / "queue.sqlite3")) as queue:
+        with contextlib.closing(open_queue(broker)) as queue:
             queue.publish("order_events", str(order["order_id"]), json.dumps(order))
 
 
 class Api(BaseHTTPRequestHandler):
-    """The HTTP API; the server has the folder."""
+    """The HTTP API; the server knows where broker and database are."""
 
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
         order = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        place(Path(self.server.data), order)  # type: ignore[attr-defined]
+        broker, store = self.server.places  # type: ignore[attr-defined]
+        place(broker, store, order)
         body = json.dumps(order).encode()
         self.send_response(201)
         self.send_header("content-length", str(len(body)))
@@ -53,15 +54,15 @@ class Api(BaseHTTPRequestHandler):
         """Nothing."""
 
 
-def serve(data: Path, port: int) -> None:
+def serve(broker: str, store: str, port: int) -> None:
     server = ThreadingHTTPServer(("127.0.0.1", port), Api)
-    server.data = data  # type: ignore[attr-defined]
+    server.places = (broker, store)  # type: ignore[attr-defined]
     server.serve_forever()
 
 
-def consume(data: Path) -> None:
+def consume(broker: str, store: str) -> None:
     """An order that was paid is paid."""
-    database, queue = connect(data / "orders.sqlite3"), Queue(data / "queue.sqlite3")
+    database, queue = Database(store, "orders"), open_queue(broker)
     for body in queue.consume("orders", "payment_events"):
         payment = json.loads(body)
         database.execute("update orders set status = 'paid' where order_id = :order_id", payment)
@@ -69,14 +70,14 @@ def consume(data: Path) -> None:
 
 def main() -> None:
     end_with_standard_input()
-    what, data = sys.argv[1], Path(sys.argv[2])
-    database = connect(data / "orders.sqlite3")
-    database.executescript(SCHEMA)
+    what, (broker, store) = sys.argv[1], places()
+    database = Database(store, "orders")
+    database.execute(SCHEMA)
     database.close()
     if what == "serve":
-        serve(data, int(sys.argv[3]))
+        serve(broker, store, int(sys.argv[2]))
     else:
-        consume(data)
+        consume(broker, store)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,16 @@
 """`payments`, by hand.
 
-python -m shop.naive.payments DIR               order_events -> payments
+python -m shop.naive.payments      order_events -> payments
 """
 
 from __future__ import annotations
 
 import json
-import sys
 import time
-from pathlib import Path
 
 from shop.ending import end_with_standard_input
-from shop.naive.queue import Queue, connect
+from shop.naive.database import Database
+from shop.naive.queue import open_queue, places
 
 SCHEMA = "create table if not exists payments (order_id text, user_id text, amount numeric);"
 PROVIDER = 0.01
@@ -21,9 +20,9 @@ PROVIDER = 0.01
 def main() -> None:
     """Take the money, commit, publish: and remember nothing."""
     end_with_standard_input()
-    data = Path(sys.argv[1])
-    database, queue = connect(data / "payments.sqlite3"), Queue(data / "queue.sqlite3")
-    database.executescript(SCHEMA)
+    broker, store = places()
+    database, queue = Database(store, "payments"), open_queue(broker)
+    database.execute(SCHEMA)
     for body in queue.consume("payments", "order_events"):
         order = json.loads(body)
         time.sleep(PROVIDER)

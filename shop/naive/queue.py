@@ -1,12 +1,16 @@
-"""A message queue as clients' defaults make it: a group has a position, which moves on when messages are received."""
+"""A message queue as clients' defaults make it: a group has a position, which moves on when messages are received.
+Here it is a file; on Kafka it is kafka.py."""
 
 from __future__ import annotations
 
 import contextlib
-import sqlite3
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
+
+from shop.naive.database import open_file
 
 SCHEMA = """
 create table if not exists messages (id integer primary key autoincrement, topic text, key text, body text);
@@ -17,19 +21,45 @@ MOST = 20
 """Messages that one call receives."""
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """A database file: a queue's, or a service's."""
-    connection = sqlite3.connect(path, timeout=30, isolation_level=None)
-    connection.execute("pragma journal_mode = wal")
-    return connection
+class Queue(Protocol):
+    """What the services use, and what the run looks at; said at the file's below."""
+
+    def publish(self, topic: str, key: str, body: str) -> None: ...
+    def consume(self, group: str, topic: str) -> Iterator[str]: ...
+    def waiting(self, group: str, topic: str) -> int: ...
+    def published(self, topic: str) -> int: ...
+    def repeated(self, topic: str) -> int: ...
+    def make(self, *topics: str) -> None: ...
+    def drop(self, *topics: str) -> None: ...
+    def close(self) -> None: ...
 
 
-class Queue:
+def places() -> tuple[str, str]:
+    """Broker and store, as the run has put them into the environment: a command line would show their passwords."""
+    return os.environ["NAIVE_BROKER"], os.environ["NAIVE_STORE"]
+
+
+def open_queue(broker: str) -> Queue:
+    """``broker``: a folder, or the URL of Kafka."""
+    if broker.startswith("kafka:"):
+        from shop.naive.kafka import KafkaQueue
+
+        return KafkaQueue(broker)
+    return FileQueue(Path(broker))
+
+
+class FileQueue:
     """One connection; not for several threads."""
 
-    def __init__(self, path: Path) -> None:
-        self._file = connect(path)
+    def __init__(self, folder: Path) -> None:
+        self._file = open_file(folder / "queue")
         self._file.executescript(SCHEMA)
+
+    def make(self, *topics: str) -> None:
+        """Nothing: a topic is there when it is written to."""
+
+    def drop(self, *topics: str) -> None:
+        """Nothing: the folder goes."""
 
     def publish(self, topic: str, key: str, body: str) -> None:
         """Returns when it is durable."""
