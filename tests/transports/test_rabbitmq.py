@@ -15,10 +15,10 @@ from pamqp import commands
 
 from eventkeel.errors import BrokerUnavailable, ConfigurationError
 from eventkeel.message import Headers, Outgoing
-from eventkeel.ports.transport import Deliveries, Lost
+from eventkeel.ports.transport import Deliveries, Lost, Unknown
 from eventkeel.testing.transport_kit import PATIENCE, Brokerage, message, numbers, send
 from eventkeel.testing.transport_suite import TransportSuite
-from eventkeel.transports.rabbitmq import RabbitTransport, subscription
+from eventkeel.transports.rabbitmq import RabbitTransport, publisher, subscription
 from eventkeel.transports.rabbitmq.flow import TAG
 from eventkeel.transports.rabbitmq.topology import Declarer
 from tests.rabbit import wipe
@@ -148,6 +148,21 @@ async def test_an_idle_consumer_of_a_queue_that_is_not_empty_is_built_anew(
                 assert isinstance(arrival, Deliveries), arrival
                 assert numbers(arrival.items) == [1]
                 return
+
+
+async def test_a_channel_that_confirms_nothing_is_replaced_long_before_the_deadline(
+    place: Brokerage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher, "_DEAF", 0.3)
+    transport = await place.ready()
+    assert isinstance(transport, RabbitTransport)
+    await send(transport, [message(0)])
+    deaf = transport.publisher._channel
+    assert deaf is not None
+    deaf.on_confirm = lambda payload: None
+    [outcome] = await transport.publish([message(1)], PATIENCE)
+    assert outcome == Unknown("the channel was closed: no confirms for 0.3 s")
+    await send(transport, [message(2)])
 
 
 async def test_a_password_that_is_wrong_is_told_and_not_shown(rabbitmq_url: str) -> None:

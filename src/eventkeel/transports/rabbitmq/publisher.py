@@ -23,6 +23,9 @@ from eventkeel.transports.rabbitmq.settings import MAX_KEY, Options
 _SENT = Sent()
 _RENEW = 0.5
 """Seconds between two channels that are opened because the broker could not store something."""
+_DEAF = 3.0
+"""Seconds without any confirm after which another channel is tried: one through which messages were under way when the
+leader of a stream died may get none any more."""
 _CHUNK = 200
 """Messages that are encoded before the loop may do something else."""
 _TOO_LARGE = re.compile(r"message size \d+ .*?max(?:imum)? size (\d+)")
@@ -89,6 +92,7 @@ class Publisher:
         """The broker could not store something. Up to RabbitMQ 3.12 a channel that first publishes to a queue while
         that has no leader goes on refusing when it has one."""
         self._renewed = 0.0
+        self._confirms = 0
         self._open: dict[int, tuple[_Wave, int]] = {}
         self._returned: dict[int, str] = {}
         self._known: set[str] = set()
@@ -109,7 +113,7 @@ class Publisher:
                     missing = await self._missing({message.topic for message in wave})
                 await self._unblocked(channel)
                 await self._start(run, heads, channel, missing)
-                await run.done
+                await self._decided(run, channel)
         except TimeoutError:
             self._overdue(run, channel)
         except (BrokerUnavailable, ChannelClosed, ConfigurationError) as error:
@@ -133,8 +137,7 @@ class Publisher:
         if channel is not None and channel.closed is None:
             if not self._refuses or self._moment() < self._renewed + _RENEW:
                 return channel
-            channel.close()
-            self._ended(ChannelClosed(0, "the broker could not store something; publishing goes on in another channel"))
+            self._give_up(channel, "the broker could not store something; publishing goes on in another channel")
         self._refuses, self._renewed = False, self._moment()
         connection = await self._line.get()
         channel = await connection.channel()
@@ -144,6 +147,10 @@ class Publisher:
         self._tag = 0
         self._channel = channel
         return channel
+
+    def _give_up(self, channel: Channel, reason: str) -> None:
+        channel.close()
+        self._ended(ChannelClosed(0, reason))
 
     @staticmethod
     def _moment() -> float:
@@ -199,6 +206,14 @@ class Publisher:
             if channel.closed is not None:
                 raise channel.closed
 
+    async def _decided(self, run: _Wave, channel: Channel) -> None:
+        while not run.done.done():
+            before = self._confirms
+            await asyncio.wait((run.done,), timeout=_DEAF)
+            deaf = self._confirms == before and not channel.connection.blocked
+            if deaf and not run.done.done() and self._channel is channel:
+                self._give_up(channel, f"no confirms for {_DEAF:g} s")
+
     def _refusal(self, message: Outgoing, missing: set[str]) -> Refused | None:
         """What the broker would never take, found out before anything of its key is sent."""
         topic = message.topic
@@ -238,6 +253,7 @@ class Publisher:
     # -- what the broker says
 
     def _confirmed(self, payload: bytes) -> None:
+        self._confirms += 1
         tag, multiple = wire.confirm(payload)
         nacked = payload.startswith(wire.NACK)
         if not multiple:
