@@ -25,7 +25,7 @@ from tests.crash.places import Where, arguments, command
 
 QUEUES, WORKERS = 12, 3
 LIMIT = 15.0
-PATIENCE = 45.0
+PATIENCE = 20.0
 OWNERS = f"""
     select o.owner, o.until, coalesce(m.until, 0) from eventkeel_owner o
     left join eventkeel_member m on m.grp = o.grp and m.member = o.owner
