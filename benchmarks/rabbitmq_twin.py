@@ -23,7 +23,7 @@ from benchmarks.on_rabbitmq import PLAIN, exchange, queues_in, queues_out
 from benchmarks.postgres_twin import PATIENCE, Got, Style, transaction
 from benchmarks.servers import Meter, Place, connect
 
-PREFETCH = 500
+PREFETCH = 1000
 _CHUNK = 250
 
 

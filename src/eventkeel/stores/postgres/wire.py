@@ -30,6 +30,9 @@ Exchange = Generator[int, int, T]
 
 _MOST_PLANS = 400
 """Prepared statements of a connection: SQL that is put together anew each time is sent unprepared after that."""
+_PIECES = 32
+"""Of a long answer, taken one after another while they are there; then others on the event loop have their turn, which
+may be a long one: a relay's page would else wait for a unit of work with each of its pieces."""
 _OFF = pq.PipelineStatus.OFF
 _SYNC = pq.ExecStatus.PIPELINE_SYNC
 _ABORTED = pq.ExecStatus.PIPELINE_ABORTED
@@ -144,6 +147,10 @@ class Wire:
             while pg.is_busy():
                 yield READ
                 pg.consume_input()
+                pieces = _PIECES
+                while pieces and pg.is_busy() and self._listening.poll(0):
+                    pg.consume_input()
+                    pieces -= 1
             result = pg.get_result()
             if result is None:
                 if pg.status == _BAD:

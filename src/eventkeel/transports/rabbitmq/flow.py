@@ -19,8 +19,8 @@ from eventkeel.transports.rabbitmq.registry import Generation
 
 TAG = "eventkeel"
 """Of the one consumer on each channel."""
-LATE = 1.0
-"""Seconds after which a settled delivery is acknowledged by itself, where an earlier one is still out."""
+SOON, LATE = 0.05, 1.0
+"""Seconds that an acknowledgement waits for more of them, and that one waits where an earlier delivery is still out."""
 
 
 class Flow:
@@ -38,8 +38,8 @@ class Flow:
         """Position -> size and time of what was handed over and is not settled, in rising order."""
         self.out_bytes = 0
         self._unsaid: dict[int, float] = {}
-        """Position -> moment of what is settled and not acknowledged yet, because an earlier one is out."""
-        self._room = 0
+        """Position -> moment of what is settled and not acknowledged yet."""
+        self._prefetch = 0
         self._timer: asyncio.TimerHandle | None = None
         self.paused = False
         self.settled = 0
@@ -62,7 +62,7 @@ class Flow:
         channel.on_closed = lambda reason: lost(self, reason)
         channel.on_cancel = lambda: lost(self, ChannelClosed(404, f"the broker ended the consumer of {self.queue!r}"))
         channel.expect()
-        self._room = prefetch * 3 // 4
+        self._prefetch = prefetch
         channel.tell(commands.Basic.Qos(prefetch_count=prefetch))
         channel.expect()
         channel.tell(self._consume())
@@ -76,6 +76,7 @@ class Flow:
         if self._timer is not None:
             self._timer.cancel()
         if self._channel is not None:
+            self._say_prefix(self._channel)
             self._say(-math.inf, self._channel)
             self._channel.on_closed = lambda reason: None
             self._channel.close()
@@ -121,8 +122,10 @@ class Flow:
         """Acknowledge these; the count and the bytes that are not out any more.
 
         Where all before a message are finished, one frame says so for all of them: it means the same, and costs the
-        broker one step instead of many. Lanes finish the messages of one queue in turns, so what is ahead waits for a
-        moment (``LATE``, or until most of what the broker gives is used up) for what is behind.
+        broker one step instead of many. Lanes finish the messages of one queue in turns, and a broker that is told of
+        few gives few, which are finished at once: so it is told of a quarter of what it may give, or after a moment
+        (``SOON``); what is ahead of something that is still out waits for longer (``LATE``, or until most of what the
+        broker may give is used up).
         """
         out, now = self.out, time.monotonic()
         count = size = 0
@@ -136,29 +139,36 @@ class Flow:
             return count, size
         self.out_bytes -= size
         self.settled += count
-        first_out = next(iter(out), math.inf)
-        if prefix := [each for each in self._unsaid if each < first_out]:
-            for each in prefix:
-                del self._unsaid[each]
-            self._channel.connection.write(wire.ack(self._channel.number, max(prefix) + 1, True))
-        if len(self._unsaid) > self._room:
+        if len(self._unsaid) * 4 >= self._prefetch:
+            self._say_prefix(self._channel)
+        if len(self._unsaid) * 4 > self._prefetch * 3:
             self._say(-math.inf, self._channel)
-        elif self._unsaid and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(LATE, self._late)
+        if self._unsaid and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(SOON, self._later)
         return count, size
 
-    def _late(self) -> None:
+    def _later(self) -> None:
         self._timer = None
         if self._channel is None:
             return
-        self._say(LATE / 2, self._channel)
+        self._say_prefix(self._channel)
+        self._say(LATE, self._channel)
         if self._unsaid:
-            self._timer = asyncio.get_running_loop().call_later(LATE, self._late)
+            self._timer = asyncio.get_running_loop().call_later(SOON, self._later)
+
+    def _say_prefix(self, channel: Channel) -> None:
+        """Acknowledge what has nothing before it that is still out."""
+        first_out = next(iter(self.out), math.inf)
+        prefix = [each for each in self._unsaid if each < first_out]
+        for each in prefix:
+            del self._unsaid[each]
+        if prefix and channel.closed is None:
+            channel.connection.write(wire.ack(channel.number, max(prefix) + 1, True))
 
     def _say(self, age: float, channel: Channel) -> None:
-        """Acknowledge what has waited for longer than ``age`` seconds, each by itself."""
-        before = time.monotonic() - age
-        late = [each for each, moment in self._unsaid.items() if moment < before]
+        """Acknowledge what has waited for ``age`` seconds, each by itself."""
+        until = time.monotonic() - age
+        late = [each for each, moment in self._unsaid.items() if moment <= until]
         for each in late:
             del self._unsaid[each]
         if late and channel.closed is None:
@@ -179,7 +189,7 @@ class Flow:
 
     @property
     def idle(self) -> bool:
-        return not self.ready and not self.out and not self._unsaid
+        return not self.ready and not self.out
 
 
 class HistoryFlow(Flow):

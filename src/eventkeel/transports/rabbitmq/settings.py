@@ -43,7 +43,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     prefix: str = ""
     """In front of every name on the broker, so that several systems can share one virtual host."""
     heartbeat: int = HEARTBEAT
-    prefetch: int = 500
+    prefetch: int = 1000
     """Messages of one slice that may be on their way to this process."""
     max_body: int = 1_000_000
     history: str = "7D"
@@ -124,7 +124,7 @@ def parse(rest: str, *, secure: bool = False) -> Options:
         keyfile=options.pop("keyfile", ""),
         prefix=options.pop("prefix", ""),
         heartbeat=_number(options, "heartbeat", HEARTBEAT, 2, 600),
-        prefetch=_number(options, "prefetch", 500, 1, 60_000),
+        prefetch=_number(options, "prefetch", 1000, 1, 60_000),
         max_body=_number(options, "max_body", 1_000_000, 1, 134_217_728),
         history=options.pop("history", "7D"),
         catch_up=_number(options, "catch_up_ms", int(CATCH_UP * 1000), 0, 3_600_000) / 1000,
