@@ -7,6 +7,7 @@ So nothing goes on when the shop itself is killed.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import runpy
@@ -130,7 +131,9 @@ class Street:
 
 def choose_street(orders: int = 0) -> Street:
     """Free ports; ``orders`` is the wanted one. Raises CannotRun."""
-    return Street(choose_port(orders), *(choose_port(0) for _ in range(4)))
+    with contextlib.ExitStack() as held:  # all of them until the last is chosen: else two could be the same one
+        probes = [held.enter_context(_hold(wanted)) for wanted in (orders, 0, 0, 0, 0)]
+        return Street(*(_port(probe) for probe in probes))
 
 
 class Kept:
@@ -297,16 +300,27 @@ def listens(port: int) -> bool:
 
 
 def choose_port(wanted: int) -> int:
-    """``wanted`` if nobody has it, else any free one."""
+    """``wanted`` if nobody has it, else any free one. Raises CannotRun."""
+    with _hold(wanted) as probe:
+        return _port(probe)
+
+
+def _hold(wanted: int) -> socket.socket:
+    """A port that is ours until the socket is closed."""
     for port in (wanted, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HOST, port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
+        probe = socket.socket()
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            probe.close()
+            continue
+        return probe
     raise CannotRun("no free port on 127.0.0.1")
+
+
+def _port(probe: socket.socket) -> int:
+    return int(probe.getsockname()[1])
 
 
 def main() -> None:
