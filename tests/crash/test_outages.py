@@ -60,7 +60,7 @@ def test_twelve_queues_are_shared_fairly_by_three_processes_two_and_three_again(
 @pytest.mark.parametrize(("mutant", "name"), CAUGHT_BY.items())
 def test_a_mutant_is_caught(mutant: str, name: str, tmp_path: Path) -> None:
     with place("rabbitmq", "postgres") as where:
-        assert outages(quick(where), tmp_path, [name], share=SHARE, mutant=f"tests.mutants.rabbitmq:{mutant}") != []
+        assert outages(quick(where), tmp_path, [name], share=2 * SHARE, mutant=f"tests.mutants.rabbitmq:{mutant}") != []
 
 
 @pytest.mark.thorough
