@@ -11,6 +11,7 @@ import urllib.request
 from base64 import b64encode
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tools.realservers import install, places, probe
 from tools.realservers.rabbitmq import RabbitMQ, spawn_mapper
@@ -76,16 +77,20 @@ class Node(RabbitMQ):
 
     def answers(self) -> bool:
         """It lets clients in, and knows the others, alive or not: nodes that start first found a cluster of one."""
-        return super().answers() and len(self._known()) == SIZE
+        return super().answers() and self._known() == SIZE
 
-    def _known(self) -> list[str]:
-        request = urllib.request.Request(f"{self.management}/api/nodes?columns=name")
-        request.add_header("Authorization", "Basic " + b64encode(b"guest:guest").decode())
+    def _known(self) -> int:
         try:
-            with urllib.request.urlopen(request, timeout=probe.PATIENCE) as answer:
-                return [str(each["name"]) for each in json.load(answer)]
+            return len(self.api("nodes?columns=name"))
         except (OSError, ValueError):
-            return []
+            return 0
+
+    def api(self, what: str) -> Any:
+        """What the management API says of it. Raises OSError."""
+        request = urllib.request.Request(f"{self.management}/api/{what}")
+        request.add_header("Authorization", "Basic " + b64encode(b"guest:guest").decode())
+        with urllib.request.urlopen(request, timeout=2 * probe.PATIENCE) as answer:
+            return json.load(answer)
 
     def _settings(self) -> dict[str, str]:
         others = {
