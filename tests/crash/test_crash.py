@@ -58,6 +58,7 @@ def test_under_load_nothing_is_lost_and_nobody_stands_still_for_long(
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.servers
 @pytest.mark.timeout(600)
 def test_the_run_sees_queues_that_have_one_member_only(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def elsewhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
         large = "producer.message.max.bytes=9000000&create.max.message.bytes=9000000"
         harness.ELSEWHERE["broker"] = f"{request.getfixturevalue('kafka_url')}?prefix={{place}}.&{large}"
     if request.param == "rabbitmq":
-        more = "max_body=9000000&catch_up_ms=200"
+        more = "max_body=9000000&catch_up_ms=200&settle_ms=0"
         harness.ELSEWHERE["broker"] = f"{request.getfixturevalue('rabbitmq_url')}?prefix={{place}}.&{more}"
     harness.PLACES.clear()
     try:

@@ -75,7 +75,7 @@ async def test_a_group_that_is_created_later_handles_the_past_in_order_and_then_
 async def test_bytes_that_are_no_event_are_one_dead_letter_however_often_they_come(
     rabbitmq_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broker = f"{rabbitmq_url}?prefix={{place}}.&catch_up_ms=200"
+    broker = f"{rabbitmq_url}?prefix={{place}}.&catch_up_ms=200&settle_ms=0"
     monkeypatch.setitem(ELSEWHERE, "broker", broker)
     PLACES.clear()
 
