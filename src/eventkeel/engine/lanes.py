@@ -210,8 +210,9 @@ class Lane(Part):
         deadline = Deadline(numbers.deadline, sync=consumer.sync)
         pace = self.context.pace(consumer.name)
 
-        def handled(seconds: float) -> None:
-            pace.note(seconds, len(works))
+        def handled(seconds: float, count: int) -> None:
+            if count:
+                pace.note(seconds, count)
 
         limits = UnitLimits(numbers.unit_seconds, clock.monotonic, numbers.key_cap, deadline.begun, handled)
         program = unit_of_work(unit, scope, works, consumer, self.context.group, limits)

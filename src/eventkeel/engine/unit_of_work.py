@@ -46,14 +46,14 @@ class FencedOff(Fenced):
 class UnitLimits(NamedTuple):
     """What one unit may take: seconds after which it takes no further delivery, and how many
     deliveries may wait behind one gate. ``begun`` is called when the transaction is open; ``handled`` is
-    told how many seconds the handlers and their statements took, without the wait for the database and
+    told how many seconds the handlers and their statements took, and for how many deliveries, without the wait for the database and
     the commit, which are not their slowness."""
 
     seconds: float
     clock: Callable[[], float]
     cap: int
     begun: Callable[[], None]
-    handled: Callable[[float], None]
+    handled: Callable[[float, int], None]
 
 
 def unit_of_work(
@@ -84,7 +84,7 @@ def unit_of_work(
             yield from unit.clear_attempt(consumer.name, works[0].event_id)
         point("unit.handled")
         yield from scope.settle()
-        limits.handled(limits.clock() - started)
+        limits.handled(limits.clock() - started, len(endings) - endings.count(None))
         yield from unit.append(scope.records, scope.now)
         point("unit.before_commit")
         yield from unit.commit()
