@@ -105,7 +105,9 @@ def _topology(here: Place) -> Iterable[base.Frame]:
                 "x-dead-letter-strategy": "at-least-once",
             },
         )
-        yield commands.Queue.Bind(queue=shard, exchange=_hash(here), routing_key="1")
+        yield commands.Exchange.Declare(exchange=shard, exchange_type="fanout", durable=True)
+        yield commands.Queue.Bind(queue=shard, exchange=shard)
+        yield commands.Exchange.Bind(destination=shard, source=_hash(here), routing_key="1")
     yield commands.Exchange.Bind(destination=_hash(here), source=exchange(here, here.topic_in), routing_key="#")
 
 
@@ -126,6 +128,7 @@ async def _drop(client: amqp.Client, here: Place) -> None:
     if here.layout in ("", "by hand"):
         topics.append(f"ticks_{here.tag}")  # of a service that stands in the same module
         exchanges = [*(here.prefix + topic for topic in topics), _hash(here), dead, f"{here.prefix}eventkeel.hash"]
+        exchanges += queues_in(here)  # one before each queue
         queues += [dead, *(_history(here, topic) for topic in topics), f"{here.prefix}eventkeel.registry"]
     for name in exchanges:
         await client.ask(channel, commands.Exchange.Delete(exchange=name))
