@@ -46,8 +46,8 @@ class FencedOff(Fenced):
 class UnitLimits(NamedTuple):
     """What one unit may take: seconds after which it takes no further delivery, and how many
     deliveries may wait behind one gate. ``begun`` is called when the transaction is open; ``handled`` is
-    told how many seconds the handlers and their statements took, and for how many deliveries, without the wait for the database and
-    the commit, which are not their slowness."""
+    told how many seconds the handlers and their statements took, and for how many deliveries, without the
+    wait for the database and the commit, which are not their slowness."""
 
     seconds: float
     clock: Callable[[], float]
