@@ -91,7 +91,7 @@ class Part:
 
     def tell(self, error: BaseException) -> None:
         """Report trouble; the same again only after ``TELL_EVERY`` seconds."""
-        now, text = self.context.clock.monotonic(), str(error)
+        now, text = self.context.clock.monotonic(), repr(error)
         if now < self._silent_until and text == self._told:
             return
         self._silent_until, self._told = now + TELL_EVERY, text
