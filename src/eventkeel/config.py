@@ -22,7 +22,7 @@ from eventkeel.errors import ConfigurationError
 FILE = Path("eventkeel.toml")
 PREFIX = "EVENTKEEL_"
 
-Start = Literal["none", "earliest", "group"]
+Start = Literal["none", "earliest", "group", "store"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 
@@ -71,7 +71,11 @@ class Config:
         "days for which the inbox remembers what was handled; on RabbitMQ at least a day beyond its history=",
         above=0,
     )
-    start: Start = option("none", "where a group starts that only the broker knows; none: stop and ask")
+    start: Start = option(
+        "none",
+        "where a group starts that only the broker knows, or that it has further back than the inbox remembers; none: "
+        "stop and ask",
+    )
     workers: int = option(1, "worker processes of each service", least=1)
     log_level: LogLevel = option("info", "least important log lines that are written")
     log_format: LogFormat = option("text", "text for people, json for machines")

@@ -51,7 +51,11 @@ PROOFS = (
     Proof("K3", f"{_KAFKA}::test_a_topic_made_again_is_refused_at_the_start_and_noticed_while_it_is_read", "kafka"),
     Proof("K3", f"{_KAFKA}::test_a_group_whose_commits_another_client_made_keeps_them", "kafka"),
     Proof("K3", f"{_KAFKA}::test_a_compacted_topic_is_refused", "kafka"),
-    Proof("K3", f"{_RABBIT_OUTAGES}::test_a_deleted_queue_stops_the_group_with_the_command_that_mends_it", "rabbitmq"),
+    Proof(
+        "K3",
+        f"{_RABBIT_OUTAGES}::test_a_deleted_queue_halts_the_group_until_the_command_that_it_names_was_run",
+        "rabbitmq",
+    ),
     Proof("K3", f"{_RABBIT_OUTAGES}::test_another_number_of_partitions_is_a_new_generation", "rabbitmq"),
     # Members, as the broker sees them.
     Proof("K4 C1", f"{_KAFKA}::test_a_member_that_joins_gets_what_the_other_gives_back", "kafka"),

@@ -40,8 +40,9 @@ from eventkeel.supervise import Happening, Seat, supervise
 )
 @click.option(
     "--start",
-    type=click.Choice(["none", "earliest", "group"]),
-    help="Where a group starts that the broker knows and the store does not; none: stop and ask.",
+    type=click.Choice(["none", "earliest", "group", "store"]),
+    help="Where a group starts that only the broker knows, or that it has further back than the inbox remembers; none: "
+    "stop and ask.",
 )
 @json_option
 @configured

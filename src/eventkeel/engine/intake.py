@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import blake2b
 from uuid import UUID, uuid5
 
@@ -83,12 +84,32 @@ class Intake(Part):
         share = self._ownership.shares.get(arrival.slice)
         if share is None or not share.live:
             return  # taken away meanwhile; its next owner gets them
+        if share.handled is not None:
+            self._refuse_forgotten(arrival.items, share)
         share.incarnation, share.each = arrival.incarnation, arrival.each
         now = self.context.clock.monotonic()
         for delivery in arrival.items:
             share.watermark.take(delivery.position)
             self._route(delivery, share, now)
         point("intake.taken")
+
+    def _refuse_forgotten(self, items: Sequence[Delivery], share: Share) -> None:
+        """What the store has handled and the inbox may have forgotten since would take effect once more."""
+        assert share.handled is not None
+        remembered = self.context.numbers.retention
+        horizon = self.context.clock.now() - remembered
+        for each in items:
+            if each.position >= share.handled:
+                share.handled = None
+                return
+            if 0 < each.time < horizon:
+                raise ConfigurationError(
+                    f"service {self.context.service}: the broker has group {self.context.group!r} at position "
+                    f"{each.position} of {share.slice}, the store has handled all before {share.handled}, and this "
+                    f"message is older than the {remembered / 86400:g} days that the inbox remembers: it would take "
+                    "effect again. Start once with --start store to go on where the store is, or move the group at the "
+                    "broker to a younger position"
+                )
 
     def _route(self, delivery: Delivery, share: Share, now: float) -> None:
         topic = delivery.slice.topic

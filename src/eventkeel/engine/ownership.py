@@ -223,7 +223,7 @@ class Ownership(Part):
             if position is None and numbers.start == "group":
                 # Adoption of a group that another system kept; recorded by the first progress.
                 starts = [(lag.settled, lag.incarnation)]
-            elif position is not None and lag.settled < position:
+            elif position is not None and lag.settled < position and numbers.start != "store":
                 starts.insert(0, (lag.settled, incarnation))  # where that is gone, the store's own will do
         if numbers.start == "earliest":
             starts.append((None, ""))  # somebody has read the error, and said so
@@ -239,7 +239,9 @@ class Ownership(Part):
         assert self._subscription is not None
         numbers = self.context.numbers
         suspect = numbers.batch_size * numbers.lanes if owned.suspect else 0
-        self.shares[owned.slice] = Share(owned.slice, owned.epoch, incarnation, position, suspect)
+        share = self.shares[owned.slice] = Share(owned.slice, owned.epoch, incarnation, position, suspect)
+        if position is not None and owned.position is not None and position < owned.position:
+            share.handled = owned.position
         try:
             at = None if position is None else Position(position, incarnation)
             await self._subscription.begin(owned.slice, at)

@@ -20,6 +20,7 @@ class Share:
         "each",
         "epoch",
         "finished",
+        "handled",
         "incarnation",
         "live",
         "slice",
@@ -34,6 +35,8 @@ class Share:
         self.watermark = Watermark(base)
         self.stored = base
         """Next position as the store knows it."""
+        self.handled: int | None = None
+        """Next position as the store knows it, where the broker begins before it: until then the inbox absorbs."""
         self.finished: list[int] = []
         """Positions finished since the last settle, for brokers that settle each."""
         self.suspect = suspect

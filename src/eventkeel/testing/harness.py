@@ -79,7 +79,8 @@ class Harness:
 
     def __init__(self, service: Service, folder: Path, options: dict[str, Any], observers: Sequence[Observer]) -> None:
         self.service, self.folder, self.clock = service, folder, VirtualClock()
-        self._options, self._observers = options, observers
+        self.options, self._observers = options, observers
+        """Settings by name, read at each start."""
         self._broker: Transport | None = None
         self._ends: dict[Slice, int] = {}
         """Where the topics ended when ``moving`` asked."""
@@ -87,7 +88,7 @@ class Harness:
 
     def _make(self) -> Runtime:
         place = "h_" + hashlib.blake2b(str(self.folder).encode(), digest_size=6).hexdigest()
-        options = {"data": str(self.folder), **ELSEWHERE, **self._options}
+        options = {"data": str(self.folder), **ELSEWHERE, **self.options}
         for name in ("broker", "store"):
             if "{place}" in str(options.get(name)):
                 PLACES.add(place)

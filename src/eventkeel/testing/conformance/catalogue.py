@@ -166,11 +166,7 @@ SCENARIOS = (
     Scenario("X5", "A batch is cut by a stop or by its time: only what was handled is settled"),
     Scenario("X6", "Order of a key through redelivery, retries, death and redrive, also while it still waits"),
     Scenario("X7", "A dead letter outlives the inbox, and its redrive takes effect once"),
-    not_yet(
-        "X7b",
-        "Going back beyond the inbox's retention is refused",
-        "Today it is said on the page of limits, and nothing refuses it.",
-    ),
+    Scenario("X7b", "Going back beyond the inbox's retention is refused"),
     Scenario("X8", "The clock jumps during a delay and a lease; a message too large; a type that nobody knows"),
     Scenario("X8b", "The broker is full, or blocks its publishers: delayed, said, and nothing lost"),
     Scenario("X9", "What a broker cannot do is refused when the service starts"),

@@ -13,7 +13,7 @@ import pytest
 from eventkeel import ConfigurationError, Delivery, Retry, Service, Transaction
 from eventkeel.app import open_transport
 from eventkeel.message import Headers, Outgoing
-from eventkeel.ports.transport import Sent
+from eventkeel.ports.transport import Sent, SliceLag, Transport
 from eventkeel.testing.conformance.kit import (
     SCHEMA,
     STUBBORN,
@@ -326,6 +326,41 @@ class OrderScenarios(ServiceScenarios):
             await app.until_quiet()
             assert await effects(app) == [0, 1, 2]
             assert len(await app.published(Echoed)) == 3
+
+    @scenario("X7b")
+    async def test_going_back_beyond_what_the_inbox_remembers_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        journal = Journal(echoes=True)
+        async with self.app(journal.service) as app:
+            transport = type(app.runtime.transport)
+            lag, memory = transport.lag, app.runtime.transport.caps.memory
+            if memory:  # no positions: it gives its whole history again
+                with pytest.raises(ConfigurationError, match="retention_days"):
+                    async with self.app(Journal().service, retention_days=memory / 86400):
+                        pass
+                return
+            await app.publish(*noted(3))
+            await app.until_quiet()
+            await app.stop()
+
+            async def put_back(self: Transport, group: str) -> list[SliceLag]:
+                known = await lag(self, group)
+                return [each if each.settled is None else msgspec.structs.replace(each, settled=0) for each in known]
+
+            monkeypatch.setattr(transport, "lag", put_back)
+            await app.start_again()
+            await app.until_quiet()
+            assert len(journal.calls) == 3  # the inbox absorbs
+            await app.stop()
+            app.clock.advance(31 * 86400)
+            with pytest.raises(ConfigurationError, match="--start store"):
+                await app.start_again()
+                await app.until_quiet()
+            await app.stop()
+            app.options["start"] = "store"
+            await app.start_again()
+            await app.publish(*noted(1, first=3))
+            await app.until_quiet()
+            assert await effects(app) == [0, 1, 2, 3]
 
     @scenario("W12", "W13")
     async def test_a_service_that_is_stopped_hands_over_nothing_more(self) -> None:
