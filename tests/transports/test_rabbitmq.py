@@ -165,6 +165,23 @@ async def test_a_channel_that_confirms_nothing_is_replaced_long_before_the_deadl
     await send(transport, [message(2)])
 
 
+async def test_a_node_that_confirms_nothing_on_a_second_channel_either_is_left(
+    place: Brokerage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transport = await place.ready()
+    assert isinstance(transport, RabbitTransport)
+    await send(transport, [message(0)])
+    assert transport.publisher._channel is not None
+    transport.publisher._channel.on_confirm = lambda payload: None
+    monkeypatch.setattr(publisher, "_DEAF", 0.2)
+    monkeypatch.setattr(publisher.Publisher, "_confirmed", lambda self, payload: None)
+    said = [(await transport.publish([message(n)], 2.0))[0] for n in (1, 2)]
+    assert said[0] == Unknown("the channel was closed: no confirms for 0.2 s")
+    assert isinstance(said[1], Unknown) and "no confirms in time" in str(said[1])
+    monkeypatch.undo()
+    await send(transport, [message(3)])
+
+
 async def test_a_password_that_is_wrong_is_told_and_not_shown(rabbitmq_url: str) -> None:
     wrong = rabbitmq_url.removeprefix("amqp:").replace("guest:guest@", "guest:letmein@")
     with pytest.raises(ConfigurationError, match="user and password") as refused:

@@ -14,10 +14,12 @@ from pamqp import commands, frame, header
 from eventkeel.errors import ConfigurationError
 from eventkeel.message import Headers, Slice
 from eventkeel.transports.rabbitmq import wire
+from eventkeel.transports.rabbitmq.connection import Line
 from eventkeel.transports.rabbitmq.flow import Flow
-from eventkeel.transports.rabbitmq.registry import Record, State
+from eventkeel.transports.rabbitmq.management import Binding
+from eventkeel.transports.rabbitmq.registry import Generation, Record, State
 from eventkeel.transports.rabbitmq.settings import parse
-from eventkeel.transports.rabbitmq.topology import slices_of
+from eventkeel.transports.rabbitmq.topology import Declarer, slices_of
 
 
 def frames(data: bytes) -> list[Any]:
@@ -271,3 +273,52 @@ async def test_what_was_settled_is_acknowledged_before_its_channel_is_closed() -
     flow.settle([0, 2])
     flow.close()
     assert broker.acks == [(1, True), (3, False)]
+
+
+class _Bindings:
+    """A management API that says this, or nothing."""
+
+    def __init__(self, known: set[Binding] | None) -> None:
+        self.known = known
+
+    async def bindings(self) -> set[Binding] | None:
+        return self.known
+
+
+def _looking(known: set[Binding] | None) -> tuple[Declarer, _Bindings]:
+    management = _Bindings(known)
+    return Declarer(parse("//here"), None, None, management), management  # type: ignore[arg-type]
+
+
+def _bindings(*shards: int) -> set[Binding]:
+    found = {("orders", "billing.orders.g1", "#", "exchange")}
+    for shard in shards:
+        queue = f"billing.orders.g1.{shard}"
+        found |= {("billing.orders.g1", queue, "1", "exchange"), (queue, queue, "", "queue")}
+    return found
+
+
+async def test_a_look_that_gets_no_answer_does_not_heal_a_lost_binding() -> None:
+    declarer, management = _looking(_bindings(0))
+    generation = Generation(number=1, shards=2, past=False, at=0.0)
+    assert "billing.orders.g1.1" in await declarer._lost_bindings("billing", "orders", generation)
+    management.known = None
+    assert "billing.orders.g1.1" in await declarer._lost_bindings("billing", "orders", generation)
+    management.known = _bindings(0, 1)
+    assert await declarer._lost_bindings("billing", "orders", generation) == ""
+
+
+async def test_queues_from_before_each_had_an_exchange_are_as_they_should_be() -> None:
+    old: Binding = ("billing.orders.g1", "billing.orders.g1.0", "1", "queue")
+    generation = Generation(number=1, shards=1, past=False, at=0.0)
+    declarer, management = _looking({*_bindings(), old})
+    assert await declarer._lost_bindings("billing", "orders", generation) == ""
+    management.known = _bindings()
+    assert "billing.orders.g1.0" in await declarer._lost_bindings("billing", "orders", generation)
+
+
+def test_who_is_kept_by_a_silent_host_goes_on_with_the_next() -> None:
+    line = Line(parse("//a,b,c"), "test")
+    tried = [next(line._round()) for _ in range(3)]  # each one was cancelled at its first host
+    assert sorted(tried) == [0, 1, 2]
+    assert sorted(line._round()) == [0, 1, 2]

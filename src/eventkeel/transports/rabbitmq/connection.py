@@ -9,7 +9,7 @@ import random
 import socket
 import ssl
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar, cast
 
 from pamqp import base, commands, exceptions, frame
@@ -103,8 +103,10 @@ class Channel:
         if isinstance(found, commands.Channel.CloseOk):
             self.connection.free(self)
         elif isinstance(found, commands.Channel.Close):
+            ours = self.closed is not None  # both closed at once: the answer to ours is still to come, and frees it
             self.connection.write(frame.marshal(commands.Channel.CloseOk(), self.number))
-            self.connection.free(self)
+            if not ours:
+                self.connection.free(self)
             self.lost(ChannelClosed(found.reply_code or 0, found.reply_text))
         elif self.closed is not None:
             pass
@@ -401,17 +403,16 @@ def _plain(value: object) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value or "")
 
 
-async def connect(options: Options, purpose: str, first: int = 0) -> Connection:
-    """To the first host that lets us in, in the URL's order from the one with this number, round and round.
+async def connect(options: Options, purpose: str, hosts: Iterable[int] = (0,)) -> Connection:
+    """To the first host that lets us in, of those of the URL with these numbers.
 
     Raises ConfigurationError, BrokerUnavailable.
     """
     context = options.context()
     trouble: Exception = BrokerUnavailable(f"broker {options.name} has no host")
-    count = len(options.hosts)
-    for number in range(first, first + count):
+    for number in hosts:
         connection = Connection(options, purpose)
-        connection.host = number % count
+        connection.host = number
         try:
             await connection.open(*options.hosts[connection.host], context)
             return connection
@@ -457,20 +458,28 @@ class Line:
             if now < self._not_before:
                 raise BrokerUnavailable(self._trouble)
             try:
-                connection = await connect(self._options, self._purpose, self._first)
+                connection = await connect(self._options, self._purpose, self._round())
             except BrokerUnavailable as error:
                 self._failures += 1
                 self._trouble = str(error)
                 pause = min(2.0, 0.1 * 2.0**self._failures)
                 self._not_before = asyncio.get_running_loop().time() + pause
                 raise
-            self._failures, self._first = 0, connection.host + 1
+            self._failures = 0
             if self._over.is_set():  # while we were being let in
                 await connection.end("closed")
                 raise BrokerUnavailable(f"broker {self._options.name} is not open")
             self._connection = connection
             connection.on_lost = self._lost
             return connection
+
+    def _round(self) -> Iterator[int]:
+        """Each host once. Who is cancelled at one that is silent goes on with the next, the next time."""
+        count = len(self._options.hosts)
+        for _ in range(count):
+            host = self._first % count
+            self._first = host + 1
+            yield host
 
     def _lost(self, reason: str) -> None:
         self.on_lost(reason)

@@ -7,13 +7,15 @@ import base64
 import json
 import logging
 import urllib.request
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote, urlsplit
 
 from eventkeel.transports.rabbitmq.settings import Options
 
 log = logging.getLogger("eventkeel.transports.rabbitmq")
 
+Binding = tuple[str, str, str, str]
+"""Source, destination, routing key, and what the destination is: ``queue`` or ``exchange``."""
 _PATIENCE = 3.0
 _PORTS = {5672: 15672, 5671: 15672}
 """Where the API is, beside a broker at its usual port."""
@@ -32,12 +34,13 @@ class Management:
         """The name of the cluster that we are connected to: an API that has another one is not asked."""
         self._checked: set[str] = set()
 
-    async def bindings(self) -> set[tuple[str, str, str]] | None:
-        """(source, destination, routing key) of every binding in the virtual host."""
+    async def bindings(self) -> set[Binding] | None:
+        """Every binding in the virtual host."""
         found = await self._get("bindings")
         if not isinstance(found, list):
             return None
-        return {(str(each["source"]), str(each["destination"]), str(each["routing_key"])) for each in found}
+        names = ("source", "destination", "routing_key", "destination_type")
+        return {cast("Binding", tuple(str(each[name]) for name in names)) for each in found}
 
     async def unsettled(self) -> dict[str, int]:
         """Of each queue, how many messages are out, as of some seconds ago."""

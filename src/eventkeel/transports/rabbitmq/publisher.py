@@ -92,7 +92,9 @@ class Publisher:
         """The broker could not store something. Up to RabbitMQ 3.12 a channel that first publishes to a queue while
         that has no leader goes on refusing when it has one."""
         self._renewed = 0.0
-        self._confirms = 0
+        self._confirms, self._deaf_at = 0, -1
+        """Confirms until now, and when a channel was last given up: the next one has until the deadline, which ends
+        the connection, since a node that confirms nothing at all is left for another one."""
         self._open: dict[int, tuple[_Wave, int]] = {}
         self._returned: dict[int, str] = {}
         self._known: set[str] = set()
@@ -209,9 +211,10 @@ class Publisher:
     async def _decided(self, run: _Wave, channel: Channel) -> None:
         while not run.done.done():
             before = self._confirms
-            await asyncio.wait((run.done,), timeout=_DEAF)
+            await asyncio.wait((run.done,), timeout=None if self._deaf_at == before else _DEAF)
             deaf = self._confirms == before and not channel.connection.blocked
             if deaf and not run.done.done() and self._channel is channel:
+                self._deaf_at = before
                 self._give_up(channel, f"no confirms for {_DEAF:g} s")
 
     def _refusal(self, message: Outgoing, missing: set[str]) -> Refused | None:

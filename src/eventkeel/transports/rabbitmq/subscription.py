@@ -240,15 +240,15 @@ class RabbitSubscription:
             self._wake()
 
     def _halt(self, damage: str) -> None:
-        """Stand still: keys would move to other queues, and pass what lies in the old ones."""
-        if self._halted:
+        """Stand still: keys would move to other queues, and pass what lies in the old ones. What runs is settled
+        still; then the engine releases the slices. Told again where something else is wrong by now."""
+        if self._halted == damage:
             return
+        if not self._halted:
+            self._say(Record("look", group=self.group))  # the others need not wait for their next look
         self._halted = damage
-        for slice in tuple(self.flows):
-            self._drop(slice)
         self._events.append(Halted(damage))
         self._wake()
-        self._say(Record("look", group=self.group))  # the others need not wait for their next look
 
     def _resume(self) -> None:
         if self._halted:
@@ -369,6 +369,8 @@ class RabbitSubscription:
         for shard in set(range(generation.shards)) - generation.drained:
             queue = self._transport.options.queue(self.group, topic, generation.number, shard)
             ready = await self._ready_in(queue)
+            if ready is not None:
+                self._transport.declarer.ready[queue] = ready  # for ``_wake_up``: a consumer may hear nothing here too
             if ready is None:
                 await self._transport.registry.sync()  # it may have been drained and removed, elsewhere
                 if shard in generation.drained:

@@ -12,7 +12,7 @@ from eventkeel.errors import BrokerUnavailable, ConfigurationError
 from eventkeel.message import Slice
 from eventkeel.ports.transport import Finding, GroupWant, TopicWant, Topology
 from eventkeel.transports.rabbitmq.connection import Channel, ChannelClosed, Line
-from eventkeel.transports.rabbitmq.management import Management
+from eventkeel.transports.rabbitmq.management import Binding, Management
 from eventkeel.transports.rabbitmq.registry import (
     Generation,
     Record,
@@ -55,6 +55,8 @@ class Declarer:
         self._hashes: bool | None = None
         self.ready: dict[str, int] = {}
         """Messages that lay ready in each queue at the last look."""
+        self._lost: dict[str, str] = {}
+        """Of each generation, what was wrong with its bindings when they were last seen."""
 
     # -- what is wanted
 
@@ -392,17 +394,26 @@ class Declarer:
             channel.close()
 
     async def _lost_bindings(self, group: str, topic: str, generation: Generation) -> str:
-        real = await self._management.bindings()
-        if real is None:
-            return ""
+        """What was seen lost is lost until it is seen again: a look that gets no answer heals nothing."""
         name = self._options.generation(group, topic, generation.number)
-        queues = [self._options.queue(group, topic, generation.number, each) for each in range(generation.shards)]
-        wanted = [(self._options.exchange(topic), name, "#"), *((name, queue, "1") for queue in queues)]
-        wanted += [(queue, queue, "") for queue in queues]
-        for source, destination, key in wanted:
-            if (source, destination, key) not in real:
+        real = await self._management.bindings()
+        if real is not None:
+            queues = [self._options.queue(group, topic, generation.number, each) for each in range(generation.shards)]
+            self._lost[name] = self._wrong_in(real, self._options.exchange(topic), name, queues)
+        return self._lost.get(name, "")
+
+    def _wrong_in(self, real: set[Binding], exchange: str, name: str, queues: Sequence[str]) -> str:
+        wanted: list[Binding] = [(exchange, name, "#", "exchange")]
+        for queue in queues:
+            if (name, queue, "1", "queue") in real:  # made before an exchange stood before each queue
+                wanted.append((name, queue, "1", "queue"))
+            else:
+                wanted += [(name, queue, "1", "exchange"), (queue, queue, "", "queue")]
+        for binding in wanted:
+            if binding not in real:
+                source, destination, *_ = binding
                 return f"the binding of {destination!r} to exchange {source!r} is gone from broker {self._options.name}"
-        extra = [each for each in real if each[0] in (name, *queues) and each not in wanted]
+        extra = sorted(each for each in real if each[0] in (name, *queues) and each not in wanted)
         if extra:
             return f"exchange {extra[0][0]!r} has a binding that does not belong to it, to {extra[0][1]!r}"
         return ""
