@@ -160,6 +160,30 @@ async def test_what_is_revoked_is_given_back_begun_or_not(monkeypatch: pytest.Mo
         assert set(here.ownership.shares) == {ALL[1]}, "taken again, though the broker gave it to another"
 
 
+async def test_what_is_lost_while_it_is_begun_flows_when_it_is_given_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when a broker dies in the moment in which it has given them: its answer to a question comes late."""
+    async with world(monkeypatch) as here:
+        lag, asked, answered = here.app.runtime.transport.lag, asyncio.Event(), asyncio.Event()
+
+        async def late(group: str) -> Sequence[SliceLag]:
+            asked.set()
+            await answered.wait()
+            return await lag(group)
+
+        monkeypatch.setattr(here.app.runtime.transport, "lag", late)
+        here.ownership._given.update(ALL)
+        here.ownership.wake()  # its own turn begins what could not be begun when it was given
+        await asyncio.wait_for(asked.wait(), 10)
+        here.subscription.say(Lost(ALL))
+        await here.app.until(lambda: not here.ownership._given)
+        answered.set()
+        await here.app.publish(*[ordered(n, f"c{n}") for n in range(40)])
+        await here.app.until(lambda: not here.ownership._moving.locked())
+        assert not here.ownership.shares
+        here.subscription.say(Assigned(ALL))
+        await here.paid(40)
+
+
 async def test_what_was_given_is_begun_when_the_store_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
     async with world(monkeypatch) as here:
         take, failed = here.app.runtime.store.take, 0

@@ -209,6 +209,8 @@ class Ownership(Part):
             for one in owned:
                 if one.slice.topic == RELAY:
                     self.relays[one.slice] = one.epoch
+                elif context.transport.caps.assigns and one.slice not in self._given:
+                    continue  # taken away while we asked: begun by a share that nobody fills, it would never be again
                 else:
                     await self._begin(one, hints.get(one.slice))
                 for observer in context.observers:
