@@ -234,6 +234,7 @@ async def test_a_deleted_queue_halts_the_group_until_the_command_that_it_names_w
         with pytest.raises(BrokerUnavailable, match="eventkeel refill"):
             await member.subscription.begin(member.slices[0], None)
 
+        await member.subscription.release(member.slices)  # as the engine does
         assert isinstance(transport, RabbitTransport)
         await transport.refill("billing", "orders")
         await send(transport, [message(n, key=b"%d" % (n - 200)) for n in range(200, 300)])
