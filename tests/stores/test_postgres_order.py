@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import random
 from collections import defaultdict
+from collections.abc import Callable
 
 import pytest
 
@@ -14,6 +15,7 @@ from eventkeel.stores.postgres import unit as unit_module
 from eventkeel.stores.postgres.unit import MOST_KEYS
 from eventkeel.testing.store_kit import GROUP, OUTBOX, Workbench, record
 from tests.stores.postgres_kit import Place, ended, until
+from tools.realservers import Server
 
 COMMITS = """
 select key, id, pg_xact_commit_timestamp(xmin) as at from eventkeel_outbox order by id
@@ -152,8 +154,10 @@ async def test_an_import_of_thousands_of_keys_takes_few_locks(pg: Workbench, pla
 
 
 async def test_where_lock_memory_runs_out_nothing_is_lost_and_later_it_works(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    own_postgres: Server, place_for: Callable[[str], Place], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """On a server of its own: this is felt by all who are connected."""
+    place = place_for(own_postgres.url)
     monkeypatch.setattr(unit_module, "MOST_KEYS", 1_000_000)
     async with place.bench() as bench:
         store = await bench.store()
