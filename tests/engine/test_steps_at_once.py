@@ -190,8 +190,8 @@ async def test_what_another_process_handled_meanwhile_ends_the_handler_at_its_en
             async with app.service.transaction() as tx:
                 tx.write(
                     "insert into eventkeel_inbox (event_id, consumer, topic, partition, position, epoch, at) "
-                    "select :id, id, 'ordered', 0, 0, 1, 0 from eventkeel_consumer where name = 'twice/pay'",
-                    {"id": as_id(event_id[-1])},
+                    "select :id, id, 'ordered', 0, 0, 1, :at from eventkeel_consumer where name = 'twice/pay'",
+                    {"id": as_id(event_id[-1]), "at": app.clock.now()},  # of 1970 it could be purged before it is seen
                 )
 
         gateway.before = lambda: asyncio.get_running_loop().create_task(outside(elsewhere))
