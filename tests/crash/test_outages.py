@@ -16,7 +16,8 @@ from tests.crash.shares import shares
 from tests.mutants.rabbitmq import CAUGHT_BY
 from tools.realservers.rabbitmq import RabbitMQ
 
-pytestmark = [pytest.mark.slow, pytest.mark.servers, pytest.mark.timeout(300)]
+# The outages of tests/transports/test_rabbitmq_outages.py, within one process, are in every run.
+pytestmark = [pytest.mark.slow, pytest.mark.thorough, pytest.mark.servers, pytest.mark.timeout(300)]
 
 SHARE = 0.3
 """Of the seconds that each takes in full."""
@@ -56,13 +57,11 @@ def test_twelve_queues_are_shared_fairly_by_three_processes_two_and_three_again(
         assert shares(Where(broker, f"{database}?schema={{service}}"), tmp_path_factory.mktemp("shares")) == []
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize(("mutant", "name"), CAUGHT_BY.items())
 def test_a_mutant_is_caught(mutant: str, name: str, tmp_path: Path) -> None:
     with place("rabbitmq", "postgres") as where:
         assert outages(quick(where), tmp_path, [name], share=2 * SHARE, mutant=f"tests.mutants.rabbitmq:{mutant}") != []
 
 
-@pytest.mark.thorough
 def test_a_process_that_takes_all_is_caught(tmp_path: Path) -> None:
     assert shares(Where(), tmp_path, "tests.mutants.rabbitmq:takes_all") != []

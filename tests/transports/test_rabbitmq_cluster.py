@@ -21,7 +21,8 @@ from tests.transports.test_rabbitmq_outages import Traffic, begin_again
 from tools.realservers import Servers
 from tools.realservers.rabbitmq_cluster import Node
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+# A node of three that dies under load is in every run: tests/crash/test_crash.py.
+pytestmark = [pytest.mark.slow, pytest.mark.thorough, pytest.mark.timeout(240)]
 
 
 class Place:
