@@ -19,7 +19,7 @@ from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartit
 from benchmarks import postgres_twin
 from benchmarks.byhand import decode_order, unpack
 from benchmarks.job import PARTITIONS, Run
-from benchmarks.postgres_twin import PATIENCE, Got, Style, fail, transaction
+from benchmarks.postgres_twin import Got, Style, fail, transaction, until
 from benchmarks.servers import Meter, Place, Servers, connect
 
 
@@ -151,12 +151,7 @@ class Twin:
             for queue, connection in zip(self._queues, connections, strict=True)
         ]
         poller.start()
-        async with asyncio.timeout(PATIENCE):
-            while self._done < here.count or relay.sent < here.count:
-                await asyncio.sleep(0.01)
-                for task in tasks:
-                    if task.done():
-                        task.result()
+        await until(lambda: self._done >= here.count and relay.sent >= here.count, tasks)
         assert poller.meter is not None
         done = poller.meter.stop(here.count)
         poller.stopped = True

@@ -15,7 +15,7 @@ import os
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
@@ -88,6 +88,16 @@ async def transaction(connection: Any, topic: str, batch: list[Got], style: Styl
 
 def _shard(row: tuple[Any, ...]) -> Any:
     return row[0]
+
+
+async def until(done: Callable[[], bool], tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Raises what a task has failed with meanwhile."""
+    async with asyncio.timeout(PATIENCE):
+        while not done():
+            await asyncio.sleep(0.01)
+            for task in tasks:
+                if task.done():
+                    task.result()
 
 
 class Relay:

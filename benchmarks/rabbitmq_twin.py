@@ -20,7 +20,7 @@ from benchmarks import amqp, postgres_twin
 from benchmarks.byhand import decode_order, unpack
 from benchmarks.job import Run
 from benchmarks.on_rabbitmq import PLAIN, exchange, queues_in, queues_out
-from benchmarks.postgres_twin import PATIENCE, Got, Style, transaction
+from benchmarks.postgres_twin import Got, Style, transaction, until
 from benchmarks.servers import Meter, Place, connect
 
 PREFETCH = 1000
@@ -86,12 +86,7 @@ class Twin:
             client.consumers[channel] = self._taker(number)
             await client.ask(channel, commands.Basic.Qos(prefetch_count=PREFETCH))
             await client.ask(channel, commands.Basic.Consume(queue=queue))
-        async with asyncio.timeout(PATIENCE):
-            while self._done < here.count or relay.sent < here.count:
-                await asyncio.sleep(0.01)
-                for task in tasks:
-                    if task.done():
-                        task.result()
+        await until(lambda: self._done >= here.count and relay.sent >= here.count, tasks)
         assert self._meter is not None
         done = self._meter.stop(here.count)
         relay.stop()
