@@ -135,8 +135,13 @@ class Ownership(Part):
         await self.lost(slices)
         now = self.context.clock.monotonic()
         if not self.context.transport.caps.assigns and now - self._hurried_at >= HURRY:
-            self._hurried_at, self.renewed_at = now, float("-inf")
-            self.wake()
+            self._hurried_at = now
+            self._look_at_once()
+
+    def _look_at_once(self) -> None:
+        """The next turn renews the leases, and with them sees what is ours, before its time."""
+        self.renewed_at = float("-inf")
+        self.wake()
 
     async def _take_what_was_given(self) -> None:
         """Slices that were lost to a fence, or could not be begun, and that the broker still says are ours."""
@@ -177,8 +182,7 @@ class Ownership(Part):
     def resume(self) -> None:
         """It is mended."""
         self.halted = ""
-        self.renewed_at = float("-inf")
-        self.wake()
+        self._look_at_once()
 
     # -- slices come and go --------------------------------------------------------------------
 
@@ -301,8 +305,7 @@ class Ownership(Part):
             share = self.shares.get(slice)
             if share is not None:
                 share.live = False
-        self.renewed_at = float("-inf")
-        self.wake()
+        self._look_at_once()
 
     # -- progress ------------------------------------------------------------------------------
 
